@@ -1,0 +1,1 @@
+"""IPOS, the InterPlanetary Operating System: many people's PCs become one computer."""

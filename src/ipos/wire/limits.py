@@ -1,0 +1,46 @@
+"""Every limit of every protocol, in one place. Names carry the unit; each has a test that reaches it."""
+
+from __future__ import annotations
+
+KiB = 1 << 10
+MiB = 1 << 20
+GiB = 1 << 30
+
+# records
+record_bytes = 1 * MiB
+record_depth = 32
+
+# 9P
+msize_bytes = 1 * MiB + 24
+fids_per_session = 4096
+requests_in_flight = 256
+walk_names = 16
+name_bytes = 255
+ctl_line_bytes = 64 * KiB
+job_spec_bytes = 16 * MiB
+
+# blocks
+block_bytes = 2 * MiB
+inline_bytes = 32 * KiB  # a block up to this size travels inside the message that names it
+
+# joining
+join_message_bytes = 16 * KiB
+join_timeout_s = 60.0
+invite_s = 600.0
+machines_per_account = 256
+machine_name_bytes = 32
+
+# leases
+grace_s = 15.0  # silence after which the coordinator gives a lease to another node
+beat_s = 2.0  # how often both ends of a lease speak when they have nothing to say
+grace_min_s = 1.0
+leases_per_node = 4096
+
+# jobs
+tasks_per_job = 100_000
+args_bytes = 128 * KiB
+faults_per_task = 3  # a task that so many nodes could not even run is given up
+
+# native tasks
+output_bytes = 256 * MiB  # default limit of what one task may print, and of each file it writes
+stderr_tail_bytes = 4 * KiB

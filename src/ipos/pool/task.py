@@ -1,0 +1,207 @@
+"""task: one run of a program on one input, from the coordinator's side: who has it, who had it, what came of it.
+
+A task that a node could not even run (a *fault*: no disk, no memory, worker killed) goes to another node, at most
+`limits.faults_per_task` times. A program that ran and failed (an exit status other than 0, a signal of its own) is a *result*: it would
+fail again, so it is reported, not repeated, unless the job asked for `retries`. A lost lease counts against nobody.
+"""
+
+from __future__ import annotations
+
+from ipos.pool import lease as l
+from ipos.pool.machine import Answer, Event, Instruction, Machine, State
+from ipos.wire import limits
+
+
+class Past(State, frozen=True):
+    """A lease that ended without a result: on `node`, for `reason`, after `wasted_s` seconds of running."""
+
+    node: str
+    reason: str
+    fault: bool
+    wasted_s: float
+
+
+class Task(State, frozen=True):
+    """`attempt`: leases so far; `past`: those that ended without a result, in order."""
+
+    attempt: int = 0
+    past: tuple[Past, ...] = ()
+
+    @property
+    def faults(self) -> int:
+        return sum(p.fault for p in self.past)
+
+
+class Pending(Task, frozen=True):
+    pass
+
+
+class Leased(Task, frozen=True, kw_only=True):
+    lease: l.Offered | l.Waiting | l.Running | l.Silent
+    why: str = ""
+
+
+class Done(Task, frozen=True, kw_only=True):
+    """`node` is empty for a result that was there before; `ok`: the program ended with status 0."""
+
+    result: str  # CID of the Result record, text
+    ok: bool
+    node: str = ""
+    wall_s: float = 0.0
+    why: str = ""
+
+
+class GivenUp(Task, frozen=True, kw_only=True):
+    reason: str
+
+
+class Cancelled(Task, frozen=True):
+    pass
+
+
+class Dealt(Event, frozen=True):
+    """The placement chose: `why` is its explanation, in a sentence."""
+
+    id: str
+    node: str
+    grace_s: float
+    at: float
+    why: str = ""
+
+
+class OfLease(Event, frozen=True):
+    """Something happened to the lease `id`."""
+
+    id: str
+    event: l.Accepted | l.Started | l.Heard | l.Hushed | l.Ticked | l.GivenBack | l.Missing | l.Restarted
+
+
+class Resulted(Event, frozen=True):
+    """There is a result, from lease `id` of `node`, or ("", "") from the store. `retry`: the job wants a failed program run again."""
+
+    id: str
+    node: str
+    result: str
+    ok: bool
+    at: float
+    wall_s: float = 0.0
+    retry: bool = False
+
+
+class Cancel(Event, frozen=True):
+    at: float
+
+
+class Deal(Instruction, frozen=True):
+    id: str
+    node: str
+
+
+class Queue(Instruction, frozen=True):
+    """The task wants a node again. `reason` says why it lost the last one."""
+
+    node: str
+    reason: str
+    wasted_s: float
+
+
+class Confirm(Instruction, frozen=True):
+    """Tell `node` that lease `id` may be forgotten."""
+
+    id: str
+    node: str
+
+
+class Recall(Instruction, frozen=True):
+    id: str
+    node: str
+
+
+class Deliver(Instruction, frozen=True):
+    """The task has ended with this result."""
+
+    result: str
+    ok: bool
+
+
+class Abandon(Instruction, frozen=True):
+    reason: str
+
+
+task = Machine("task", Pending)
+
+
+@task.on(Pending, Dealt, to=Leased)
+def _dealt(state: Pending, event: Dealt) -> Answer:
+    offered = l.Offered(event.id, event.node, event.grace_s, event.at, event.at)
+    return Leased(state.attempt + 1, state.past, lease=offered, why=event.why), [Deal(event.id, event.node)]
+
+
+@task.on(Leased, OfLease, to=(Leased, Pending, GivenUp))
+def _of_lease(state: Leased, event: OfLease) -> Answer:
+    if event.id != state.lease.id:
+        return state, []  # an earlier lease of the same task: it was given away, what becomes of it changes nothing
+    new, instructions = l.lease.step(state.lease, event.event)
+    if isinstance(new, l.Open):
+        return Leased(state.attempt, state.past, lease=new, why=state.why), []
+    for each in instructions:
+        if isinstance(each, l.Requeue):
+            return _again(state, Past(each.node, each.reason, each.fault, each.wasted_s))
+    raise AssertionError(f"a lease ended as {type(new).__name__} without saying what becomes of its task")
+
+
+def _again(state: Leased, past: Past) -> Answer:
+    history = (*state.past, past)
+    if sum(p.fault for p in history) >= limits.faults_per_task:
+        reason = f"{limits.faults_per_task} nodes could not run it, the last one: {past.reason}"
+        return GivenUp(state.attempt, history, reason=reason), [Recall(state.lease.id, past.node), Abandon(reason)]
+    return Pending(state.attempt, history), [
+        Recall(state.lease.id, past.node),
+        Queue(past.node, past.reason, past.wasted_s),
+    ]
+
+
+@task.on(Leased, Resulted, to=(Done, Pending))
+def _resulted(state: Leased, event: Resulted) -> Answer:
+    """First result wins, also from a lease that was given up for lost: equal tasks give equal results."""
+    rest: list[Instruction] = [Confirm(event.id, event.node)] if event.id else []
+    if event.id != state.lease.id:
+        rest.append(Recall(state.lease.id, state.lease.node))
+    elif event.retry:
+        past = Past(event.node, "the program failed, the job asked to try again", False, event.wall_s)
+        return Pending(state.attempt, (*state.past, past)), [*rest, Queue(past.node, past.reason, past.wasted_s)]
+    return _done(state, event), [*rest, Deliver(event.result, event.ok)]
+
+
+@task.on(Pending, Resulted, to=Done)
+def _resulted_late(state: Pending, event: Resulted) -> Answer:
+    rest = [Confirm(event.id, event.node)] if event.id else []
+    return _done(state, event), [*rest, Deliver(event.result, event.ok)]
+
+
+def _done(state: Task, event: Resulted) -> Done:
+    why = (
+        state.why
+        if isinstance(state, Leased) and event.id == state.lease.id
+        else ""
+        if event.id
+        else "answered from the store"
+    )
+    return Done(
+        state.attempt, state.past, result=event.result, ok=event.ok, node=event.node, wall_s=event.wall_s, why=why
+    )
+
+
+@task.on((Done, GivenUp, Cancelled), Resulted)
+def _resulted_again(state: Done | GivenUp | Cancelled, event: Resulted) -> Answer:
+    return state, [Confirm(event.id, event.node)]
+
+
+@task.on(Pending, Cancel, to=Cancelled)
+def _cancelled(state: Pending, event: Cancel) -> Answer:
+    return Cancelled(state.attempt, state.past), []
+
+
+@task.on(Leased, Cancel, to=Cancelled)
+def _cancelled_leased(state: Leased, event: Cancel) -> Answer:
+    return Cancelled(state.attempt, state.past), [Recall(state.lease.id, state.lease.node)]

@@ -73,7 +73,7 @@ class OfLease(Event, frozen=True):
     """Something happened to the lease `id`."""
 
     id: str
-    event: l.Accepted | l.Started | l.Heard | l.Hushed | l.Ticked | l.GivenBack | l.Missing | l.Restarted
+    event: l.Accepted | l.Started | l.Heard | l.Hushed | l.Ticked | l.GivenBack | l.Missing | l.Recalled | l.Restarted
 
 
 class Resulted(Event, frozen=True):
@@ -86,6 +86,12 @@ class Resulted(Event, frozen=True):
     at: float
     wall_s: float = 0.0
     retry: bool = False
+
+
+class Impossible(Event, frozen=True):
+    """No node of the pool can ever have it."""
+
+    reason: str
 
 
 class Cancel(Event, frozen=True):
@@ -147,6 +153,8 @@ def _of_lease(state: Leased, event: OfLease) -> Answer:
     for each in instructions:
         if isinstance(each, l.Requeue):
             return _again(state, Past(each.node, each.reason, each.fault, each.wasted_s))
+    if isinstance(new, l.Withdrawn):
+        return _again(state, Past(new.node, "taken back before it began: another node was free sooner", False, 0.0))
     raise AssertionError(f"a lease ended as {type(new).__name__} without saying what becomes of its task")
 
 
@@ -195,6 +203,11 @@ def _done(state: Task, event: Resulted) -> Done:
 @task.on((Done, GivenUp, Cancelled), Resulted)
 def _resulted_again(state: Done | GivenUp | Cancelled, event: Resulted) -> Answer:
     return state, [Confirm(event.id, event.node)]
+
+
+@task.on(Pending, Impossible, to=GivenUp)
+def _impossible(state: Pending, event: Impossible) -> Answer:
+    return GivenUp(state.attempt, state.past, reason=event.reason), [Abandon(event.reason)]
 
 
 @task.on(Pending, Cancel, to=Cancelled)

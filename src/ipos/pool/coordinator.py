@@ -1,0 +1,468 @@
+"""coordinator: the node that a job was handed to. It drives the `job`, `task` and `lease` machines over its members.
+
+The order is always: a machine decides, the journal has it on disk, then somebody is told. What is volatile (who was heard when, which
+lease has begun) is not journaled: after a restart every open lease is *Silent* with its full grace, and the holders say the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ipos.pool import data, estimate, placement
+from ipos.pool import job as j
+from ipos.pool import lease as l
+from ipos.pool import task as t
+from ipos.pool.jobs import Job, Row
+from ipos.pool.journal import Journal
+from ipos.pool.machine import Ignored, Instruction
+from ipos.pool.member import Member
+from ipos.pool.records import Deal, Result
+from ipos.pool.records import Task as TaskRecord
+from ipos.store import cid as c
+from ipos.store.blocks import BlockStore
+from ipos.wire.clock import Clock
+from ipos.wire.errors import Refused
+from ipos.wire.record import cid_of, decode, encode
+
+log = logging.getLogger("ipos.coordinator")
+
+TICK_S = 0.5
+LOOK_AHEAD = 64  # pending tasks looked at when the first in line fits nowhere
+AHEAD_S = 0.1  # a node is dealt so much work beyond its slots, so that it never waits for a message
+AHEAD_MOST = 64
+STEAL_S = 0.05  # shorter waits are not worth taking back
+
+Decided = tuple[Job, Row, Instruction]
+
+
+class Coordinator:
+    """All jobs of this node, and the members they run on."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        store: BlockStore,
+        journal: Journal,
+        fetch: data.Fetch,
+        deliver: Callable[[Job, Row], None],
+    ) -> None:
+        self.clock = clock
+        self.store = store
+        self.journal = journal
+        self.fetch = fetch
+        self.jobs: dict[int, Job] = {}
+        self.members: dict[str, Member] = {}
+        self.trouble = ""  # the sentence of what keeps the coordinator from going on, for /status
+        self._deliver = deliver
+        self._leases: dict[str, tuple[Job, Row]] = {}
+        self._decided: list[Decided] = []
+        self._wake = asyncio.Event()
+        self._place_due = False
+        self._fetching: set[str] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # ---- jobs
+
+    def load(self) -> None:
+        """Read the journal of an earlier life: open leases get their full grace, ended jobs are there to look at."""
+        now = self.clock.now()
+        for row in self.journal.jobs():
+            job = Job(row.id, row.spec, row.state, row.note)
+            self.jobs[row.id] = job
+            if isinstance(row.state, j.Preparing):
+                continue
+            for each in self.journal.tasks(row.id):
+                task = Row(each.i, each.name, decode(TaskRecord, each.record), each.state)
+                job.rows.append(task)
+                if isinstance(each.state, t.Leased):
+                    self._leases[each.state.lease.id] = job, task
+                    self._apply(job, task, t.OfLease(each.state.lease.id, l.Restarted(now)), count=False)
+            job.index()
+            if isinstance(row.state, j.Working):
+                self._mend(job)
+        self._count()
+
+    def _mend(self, job: Job) -> None:
+        """A crash may fall between a task's last state and its job's: count again what the tasks say."""
+        state = job.state
+        assert isinstance(state, j.Working)
+        done = [row.state for row in job.rows if isinstance(row.state, t.Done)]
+        counts = j.Counts(
+            len(job.rows),
+            sum(s.ok for s in done),
+            sum(not s.ok for s in done),
+            sum(isinstance(row.state, t.GivenUp) for row in job.rows),
+            0,
+            sum(not s.node for s in done),
+        )
+        if counts.ended == counts.total:
+            job.state = j.Finished(counts, state.began, self.clock.wall())
+            self._save(job)
+        else:
+            job.state = j.Working(counts, state.began)
+        self._place_due = True
+        self._wake.set()
+
+    def add(self, job: Job) -> None:
+        self.jobs[job.id] = job
+        self.journal.job(job.id, job.spec_bytes, job.state, job.note())
+
+    def prepared(self, job: Job, rows: list[Row], known: dict[int, tuple[bytes, Result]]) -> None:
+        """The tasks of a job; `known`: those that have a result already, (CID, record) by index."""
+        if not isinstance(job.state, j.Preparing):
+            return
+        job.rows = rows
+        job.index()
+        for row in rows:
+            self.journal.task(job.id, row.i, row.name, encode(row.task), row.state)
+        self._step_job(job, j.Prepared(len(rows), self.clock.wall()))
+        for i, (cid, result) in known.items():
+            self._apply(job, rows[i], t.Resulted("", "", c.text(cid), result.ok, self.clock.now()))
+        self._wake.set()
+
+    def unprepared(self, job: Job, sentence: str) -> None:
+        self._step_job(job, j.Unprepared(sentence, self.clock.wall()))
+
+    def cancel(self, job: Job) -> None:
+        self._step_job(job, j.Cancel(self.clock.wall()))
+
+    def _step_job(self, job: Job, event: j.Event) -> None:
+        job.state, instructions = j.job.step(job.state, event)
+        for each in instructions:
+            match each:
+                case j.Place():
+                    self._place_due = True
+                case j.CancelTasks():
+                    for row in job.rows:
+                        self._apply(job, row, t.Cancel(self.clock.now()))
+                case j.Close():
+                    self._decided.append((job, Row.none(), each))
+                case Ignored(sentence):
+                    log.debug("job %d: %s", job.id, sentence)
+                case _:
+                    pass
+        self._save(job)
+        self._wake.set()
+
+    def _save(self, job: Job) -> None:
+        self.journal.job_state(job.id, job.state, job.note())
+
+    # ---- tasks
+
+    def _apply(self, job: Job, row: Row, event: t.Event, count: bool = True) -> None:
+        old = row.state
+        row.state, instructions = t.task.step(old, event)
+        if type(old) is not type(row.state) or isinstance(event, t.Dealt):
+            self.journal.task_state(job.id, row.i, row.state)
+            job.changed(row, old)
+            if isinstance(old, t.Leased):
+                self._leases.pop(old.lease.id, None)
+            if isinstance(row.state, t.Leased):
+                self._leases[row.state.lease.id] = job, row
+            if count:
+                self._count()
+        for each in instructions:
+            self._decided.append((job, row, each))
+        if instructions:
+            self._wake.set()
+
+    def _count(self) -> None:
+        for member in self.members.values():
+            member.ours = 0
+        for _, row in self._leases.values():
+            state = row.state
+            if isinstance(state, t.Leased) and (member := self.members.get(state.lease.node)) is not None:
+                member.ours += 1
+
+    async def run(self) -> None:
+        """Carry out what the machines decide, after the journal has it; tick; until cancelled."""
+        ticker = asyncio.create_task(self._tick())
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                if self._place_due:
+                    self._place_due = False
+                    self._place()
+                decided, self._decided = self._decided, []
+                try:
+                    await self.journal.commit()
+                    self.trouble = ""
+                except Refused as refused:
+                    self.trouble = str(refused)
+                    log.error("%s", refused)
+                    self._decided = decided + self._decided
+                    await self.clock.sleep(1.0)
+                    self._wake.set()
+                    continue
+                for job, row, instruction in decided:
+                    self._carry_out(job, row, instruction)
+        finally:
+            for task in [ticker, *self._tasks]:
+                task.cancel()
+            await asyncio.gather(ticker, *self._tasks, return_exceptions=True)
+
+    async def _tick(self) -> None:
+        while True:
+            await self.clock.sleep(TICK_S)
+            now = self.clock.now()
+            for id, (job, row) in list(self._leases.items()):
+                if id not in self._fetching:
+                    self._apply(job, row, t.OfLease(id, l.Ticked(now)))
+            self._place_due = True
+            self._wake.set()
+
+    def _carry_out(self, job: Job, row: Row, instruction: Instruction) -> None:
+        match instruction:
+            case t.Deal(id, node):
+                if isinstance(row.state, t.Leased) and row.state.lease.id == id:
+                    self._deal(job, row, self.members[node], id)
+            case t.Queue(_, reason, wasted):
+                job.moved(row, reason, wasted)
+                self._place_due = True
+                self._wake.set()
+            case t.Confirm(id, node):
+                self._tell(node, f"release {id}")
+            case t.Recall(id, node):
+                self._tell(node, f"drop {id}")
+            case t.Deliver(_, ok):
+                self._deliver(job, row)
+                state = row.state
+                from_store = isinstance(state, t.Done) and not state.node
+                self._step_job(job, j.TaskEnded("done" if ok else "failed", from_store, self.clock.wall()))
+                self._place_due = True
+            case t.Abandon(_):
+                self._deliver(job, row)
+                self._step_job(job, j.TaskEnded("given_up", False, self.clock.wall()))
+            case j.Close():
+                job.close()
+            case _:
+                pass
+
+    def _tell(self, node: str, line: str) -> None:
+        if (member := self.members.get(node)) is not None:
+            member.tell(line)
+
+    def _deal(self, job: Job, row: Row, member: Member, id: str) -> None:
+        blocks = data.inline(self.store, row.task, member.known)
+        member.known.update(data.roots(row.task))
+        member.deal(
+            Deal(
+                id=id,
+                job=f"{job.id}",
+                epoch=1,
+                grace_ms=round(job.spec.grace_s * 1000),
+                task=row.task,
+                fresh=job.spec.fresh,
+                blocks=blocks,
+            )
+        )
+
+    # ---- placement
+
+    def _ahead(self, job: Job) -> int:
+        mean = job.mean_s
+        return 1 if mean is None else max(1, min(AHEAD_MOST, int(AHEAD_S / max(mean, 0.001))))
+
+    def _place(self) -> None:
+        have = {node: member.known for node, member in self.members.items()}
+        for job in self.jobs.values():
+            if not isinstance(job.state, j.Working) or not job.pending:
+                continue
+            ahead = self._ahead(job)
+            offers = {node: member.offer(ahead) for node, member in self.members.items()}
+            allowed = self._allowed(job)
+            for i in job.first_pending(LOOK_AHEAD):
+                while True:
+                    row = job.rows[i]
+                    need = self._need(job, row, allowed)
+                    choice = placement.choose(need, list(offers.values()), have)
+                    if choice.node is None:
+                        self._explain(job, row, need, offers.values(), choice)
+                        break
+                    id = f"{job.id}.{row.i}.{row.state.attempt + 1}"
+                    event = t.Dealt(id, choice.node, job.spec.grace_s, self.clock.now(), choice.sentence())
+                    self._apply(job, row, event, count=False)
+                    offer = offers[choice.node]
+                    offers[choice.node] = offer._replace(ours=offer.ours + 1)
+                    following = job.first_pending(1)
+                    if not following or i == following[0]:
+                        break
+                    i = following[0]
+                if not job.pending:
+                    break
+            self._count()
+        self._steal()
+
+    def _explain(
+        self, job: Job, row: Row, need: placement.Need, offers: Iterable[placement.Offer], choice: placement.Choice
+    ) -> None:
+        job.waits[row.i] = choice.sentence()
+        never = placement.possible(need, list(offers))
+        if never is not None:
+            self._apply(job, row, t.Impossible(never))
+
+    def _allowed(self, job: Job) -> frozenset[str] | None:
+        if not job.spec.nodes:
+            return None
+        return frozenset(node for node, member in self.members.items() if member.name in job.spec.nodes)
+
+    def _need(self, job: Job, row: Row, allowed: frozenset[str] | None) -> placement.Need:
+        state = row.state
+        assert isinstance(state, t.Pending)
+        return placement.Need(
+            nodes=allowed,
+            memory=row.task.limits.memory_bytes,
+            platform=row.task.platform or None,
+            blocks=job.blocks(row),
+            faulted=frozenset(past.node for past in state.past if past.fault),
+            seconds=estimate.seconds(job.times, job.size(row)) if job.mean_s is None else job.mean_s,
+        )
+
+    def _steal(self) -> None:
+        """A node with nothing to do takes work that waits, not yet begun, behind another's slots."""
+        if any(job.pending and isinstance(job.state, j.Working) for job in self.jobs.values()):
+            return
+        idle = [m for m in self.members.values() if m.connected and m.ours == 0 and m.beat.slots > 0]
+        if not idle:
+            return
+        waiting = [
+            (job, row, row.state.lease)
+            for job, row in self._leases.values()
+            if isinstance(row.state, t.Leased) and isinstance(row.state.lease, l.Waiting)
+        ]
+        for job, row, lease in waiting:
+            if (job.mean_s or 1.0) < STEAL_S:
+                continue
+            holder = self.members.get(lease.node)
+            allowed = self._allowed(job)
+            if holder is None or holder.ours <= holder.beat.slots:
+                continue
+            fit = [m for m in idle if m.machine != holder.machine and (allowed is None or m.node in allowed)]
+            if fit:
+                idle.remove(fit[0])
+                self._apply(job, row, t.OfLease(lease.id, l.Recalled(self.clock.now())))
+            if not idle:
+                return
+
+    # ---- what members say
+
+    def join(self, member: Member) -> None:
+        self.members[member.node] = member
+        self._place_due = True
+        self._wake.set()
+
+    def leave(self, node: str) -> None:
+        self.members.pop(node, None)
+
+    def hushed(self, member: Member) -> None:
+        for id, (job, row) in list(self._leases.items()):
+            if isinstance(row.state, t.Leased) and row.state.lease.node == member.node:
+                self._apply(job, row, t.OfLease(id, l.Hushed(self.clock.now())))
+
+    def heard(self, member: Member, event: dict[str, Any]) -> None:
+        now = self.clock.now()
+        for id, (job, row) in list(self._leases.items()):
+            if isinstance(row.state, t.Leased) and row.state.lease.node == member.node:
+                self._apply(job, row, t.OfLease(id, l.Heard(now)))
+        match event["event"]:
+            case "here":
+                self._here(member, event["leases"], now)
+            case "lease":
+                self._lease(member, event["lease"], event["state"], now)
+            case "says":
+                self._says(event["lease"], event["text"])
+            case "ended":
+                self._ended(member, event)
+            case "fault" | "declined":
+                self._of_lease(event["lease"], l.GivenBack(now, event["reason"], event["event"] == "fault"))
+                member.tell(f"release {event['lease']}")
+                member.tell(f"drop {event['lease']}")
+            case _:
+                self._place_due = True
+                self._wake.set()
+
+    def _here(self, member: Member, leases: list[dict[str, Any]], now: float) -> None:
+        held = {each["lease"]: each["state"] for each in leases}
+        for id, (_, row) in list(self._leases.items()):
+            if isinstance(row.state, t.Leased) and row.state.lease.node == member.node and id not in held:
+                self._of_lease(id, l.Missing(now))
+        for id, state in held.items():
+            self._lease(member, id, state, now)
+        self._place_due = True
+        self._wake.set()
+
+    def _lease(self, member: Member, id: str, state: str, now: float) -> None:
+        if id not in self._leases:
+            member.tell(f"drop {id}")
+        elif state == "queued":
+            self._of_lease(id, l.Accepted(now))
+        elif state in ("running", "busy", "paused"):
+            self._of_lease(id, l.Started(now))
+
+    def _says(self, id: str, text: str) -> None:
+        if (found := self._leases.get(id)) is not None:
+            found[0].say(found[1], text)
+
+    def _of_lease(self, id: str, event: Any) -> None:
+        if (found := self._leases.get(id)) is not None:
+            self._apply(*found, t.OfLease(id, event))
+
+    def _ended(self, member: Member, event: dict[str, Any]) -> None:
+        """A result. What it names is brought here before anybody is told that it counts."""
+        id: str = event["lease"]
+        found = self._leases.get(id) or self._of_id(id)
+        if found is None or id in self._fetching:
+            if found is None:
+                member.tell(f"drop {id}")
+            return
+        job, row = found
+        result = decode(Result, base64.b64decode(event["result"]))
+        if result.task != cid_of(row.task):
+            self._of_lease(id, l.GivenBack(self.clock.now(), "it answered with the result of another task", True))
+            return
+        data.take(self.store, data.results(result), (base64.b64decode(block) for block in event["blocks"]))
+        if all(data.complete(self.store, cid) for cid in data.results(result)):
+            self._resulted(member, job, row, id, result)
+            return
+        self._fetching.add(id)
+        task = asyncio.create_task(self._bring(member, job, row, id, result))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _bring(self, member: Member, job: Job, row: Row, id: str, result: Result) -> None:
+        try:
+            for cid in data.results(result):
+                await data.bring(self.store, cid, self.fetch, (member.node,), self.clock)
+        except OSError as error:
+            log.warning("result of %s on %s: %s", id, member.name, error)
+            job.say(row, f"its result could not be fetched: {error}")
+            return
+        finally:
+            self._fetching.discard(id)
+        self._resulted(member, job, row, id, result)
+
+    def _of_id(self, id: str) -> tuple[Job, Row] | None:
+        """The task of a lease that was given up: first result wins."""
+        parts = id.split(".")
+        job = self.jobs.get(int(parts[0])) if len(parts) == 3 and parts[0].isdigit() else None
+        if job is None or not parts[1].isdigit() or int(parts[1]) >= len(job.rows):
+            return None
+        return job, job.rows[int(parts[1])]
+
+    def _resulted(self, member: Member, job: Job, row: Row, id: str, result: Result) -> None:
+        cid, body = data.record_block(result)
+        self.store.put([(cid, body)])
+        wall = result.wall_ms / 1000
+        if result.ok:
+            self.journal.result(result.task, body)
+            self.journal.time(row.task.program, job.size(row), wall * member.beat.speed)
+            job.measured(wall * member.beat.speed)
+        failures = sum("the program failed" in past.reason for past in row.state.past)
+        retry = not result.ok and failures < job.spec.retries
+        self._apply(job, row, t.Resulted(id, member.node, c.text(cid), result.ok, self.clock.now(), wall, retry))

@@ -1,0 +1,336 @@
+"""holding: the node that does the work. It drives one `holder` machine per lease, shares out its slots, and tells coordinators.
+
+It serves three things to the file tree (`procfs`): deals come in, lines of control come in, events go out. Coordinators are told apart
+by the peer id that their connection proved; none sees or touches another's leases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import os
+from typing import Any, Protocol
+
+import msgspec
+
+from ipos.pool import data
+from ipos.pool import holder as h
+from ipos.pool.execute import Executor, Ran, Run
+from ipos.pool.journal import Journal
+from ipos.pool.records import Deal, Result
+from ipos.store import cid as c
+from ipos.store.blocks import BlockStore
+from ipos.tree.file import Caller
+from ipos.tree.synthetic import Events
+from ipos.wire import limits
+from ipos.wire.clock import Clock
+from ipos.wire.errors import Refused
+from ipos.wire.record import cid_of, decode, encode
+
+log = logging.getLogger("ipos.holding")
+
+TICK_S = 0.5
+
+
+class Load(Protocol):
+    """What this machine has to give at the moment; `node.machine` measures it."""
+
+    @property
+    def slots(self) -> int: ...
+
+    def figures(self, busy: int) -> dict[str, Any]:
+        """The fields of a beat: cores, slots, said, speed, memory_free, memory_total, foreign, platform, declined."""
+        ...
+
+
+class Held:
+    """One lease here: its machine's state, and what the driver knows besides."""
+
+    def __init__(self, caller: str, deal: Deal, at: float) -> None:
+        self.caller = caller
+        self.deal = deal
+        self.state: h.State = h.Queued(deal.id, deal.grace_ms / 1000, at)
+        self.run: Run | None = None
+        self.work: asyncio.Task[None] | None = None
+        self.outcome: dict[str, Any] | None = None
+        self.says = "waits for a slot"
+        self.began: float | None = None
+
+    @property
+    def word(self) -> str:
+        return type(self.state).__name__.lower()
+
+
+class Holding:
+    """All leases that this node holds, for whichever coordinator."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        store: BlockStore,
+        journal: Journal,
+        executor: Executor,
+        load: Load,
+        fetch: data.Fetch,
+        node: str,
+    ) -> None:
+        self.clock = clock
+        self.store = store
+        self.journal = journal
+        self.executor = executor
+        self.load = load
+        self.fetch = fetch
+        self.node = node
+        self.boot = os.urandom(8).hex()
+        self.leases: dict[tuple[str, str], Held] = {}
+        self._events: dict[str, Events] = {}
+        self._epochs: dict[tuple[str, str], int] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._last_beat = 0.0
+        self._closing = False
+
+    # ---- what the tree calls
+
+    def events(self, caller: Caller) -> Events:
+        """The caller's event source: first what it holds here, then every change, and a beat at least every `limits.beat_s`."""
+        if caller.node not in self._events:
+            self._events[caller.node] = Events(lambda: self._snapshot(caller.node))
+        return self._events[caller.node]
+
+    def deal(self, caller: Caller, message: bytes) -> str:
+        """A Deal record. The answer is the lease's directory in /proc. Dealing a lease again that is held changes nothing."""
+        deal = decode(Deal, message)
+        key = (caller.node, deal.id)
+        if key in self.leases:
+            return self.name(self.leases[key])
+        if len(self.leases) >= limits.leases_per_node:
+            raise Refused(f"this node holds {len(self.leases)} leases already, the most is {limits.leases_per_node}")
+        highest = self._epochs.get((caller.node, deal.job), 0)
+        if deal.epoch < highest:
+            raise Refused(f"job {deal.job} has a newer coordinator (epoch {highest}, this deal says {deal.epoch})")
+        self._epochs[caller.node, deal.job] = deal.epoch
+        data.take(self.store, data.roots(deal.task), deal.blocks)
+        held = Held(caller.node, deal, self.clock.now())
+        self.leases[key] = held
+        self._tell(held, {"event": "lease", "lease": deal.id, "state": "queued"})
+        self._turns()
+        return self.name(held)
+
+    async def tell(self, caller: Caller, line: str) -> None:
+        """`hear`, `release LEASE`, `drop LEASE`: the commands of /proc/ctl."""
+        now = self.clock.now()
+        match line.split():
+            case ["hear"]:
+                pass
+            case ["release", id]:
+                self._step_id(caller.node, id, h.Released())
+            case ["drop", id]:
+                self._step_id(caller.node, id, h.Dropped())
+            case []:
+                return
+            case [word, *_]:
+                raise Refused(f"'{word}' is not a command of /proc/ctl; it knows hear, release LEASE, drop LEASE")
+        for held in [held for held in self.leases.values() if held.caller == caller.node]:
+            self._step(held, h.Heard(now))
+
+    def name(self, held: Held) -> str:
+        return f"{held.deal.id}@{held.caller[-6:]}"
+
+    @property
+    def busy(self) -> int:
+        return sum(isinstance(held.state, (h.Busy, h.Paused)) for held in self.leases.values())
+
+    # ---- life
+
+    async def run(self) -> None:
+        """Tick until cancelled; then kill what runs. What was kept for coordinators is lost and will be asked for again."""
+        try:
+            while True:
+                await self.clock.sleep(TICK_S)
+                now = self.clock.now()
+                for held in list(self.leases.values()):
+                    self._step(held, h.Ticked(now))
+                self._turns()
+                if now - self._last_beat >= limits.beat_s:
+                    self.beat()
+        finally:
+            self._closing = True
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def beat(self) -> None:
+        """Say to every coordinator that we are here and what we have to give."""
+        self._last_beat = self.clock.now()
+        for caller, events in self._events.items():
+            events.emit(self._line(self._beat(caller)))
+
+    def _beat(self, caller: str) -> dict[str, Any]:
+        yours = sum(
+            held.caller == caller and isinstance(held.state, (h.Busy, h.Paused)) for held in self.leases.values()
+        )
+        figures = self.load.figures(self.busy)
+        figures["foreign"] = figures["foreign"] + self.busy - yours
+        return {"event": "beat", **figures}
+
+    # ---- machine and driver
+
+    def _step_id(self, caller: str, id: str, event: h.Event) -> None:
+        held = self.leases.get((caller, id))
+        if held is not None:
+            self._step(held, event)
+
+    def _step(self, held: Held, event: h.Event) -> None:
+        held.state, instructions = h.holder.step(held.state, event)
+        for each in instructions:
+            match each:
+                case h.Start():
+                    self._spawn(self._work(held))
+                    self._tell(held, {"event": "lease", "lease": held.deal.id, "state": "running"})
+                case h.Pause():
+                    if held.run is not None:
+                        held.run.pause()
+                    held.says = f"paused: its coordinator was not heard for {held.deal.grace_ms / 2000:g} s"
+                    log.warning("%s %s", held.deal.id, held.says)
+                case h.Continue():
+                    if held.run is not None:
+                        held.run.resume()
+                    held.says = "runs"
+                case h.Kill():
+                    if held.work is not None:
+                        held.work.cancel()
+                case h.Report():
+                    assert held.outcome is not None
+                    self._tell(held, held.outcome)
+                case h.Forget():
+                    del self.leases[held.caller, held.deal.id]
+                    self._turns()
+                case _:
+                    pass
+
+    def _turns(self) -> None:
+        if self._closing:
+            return
+        free = self.load.slots - self.busy
+        now = self.clock.now()
+        for held in list(self.leases.values()):
+            if free <= 0:
+                return
+            if isinstance(held.state, h.Queued):
+                self._step(held, h.Turn(now))
+                free -= isinstance(held.state, h.Busy)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _work(self, held: Held) -> None:
+        held.work = asyncio.current_task()
+        held.began = self.clock.now()
+        key = self.name(held)
+        try:
+            try:
+                held.outcome = await self._outcome(held, key)
+            except OSError as error:
+                held.outcome = {"event": "fault", "lease": held.deal.id, "reason": str(error)}
+            except Exception as error:
+                log.exception("task %s", held.deal.id)
+                reason = f"a mistake in IPOS: {type(error).__name__}: {error}"
+                held.outcome = {"event": "fault", "lease": held.deal.id, "reason": reason}
+            self._step(held, h.Exited(self.clock.now()))
+            self._turns()
+        finally:
+            if held.run is not None:
+                await asyncio.shield(held.run.kill())
+            await asyncio.shield(self.executor.discard(key))
+            self._turns()
+
+    async def _outcome(self, held: Held, key: str) -> dict[str, Any]:
+        task = held.deal.task
+        task_cid = cid_of(task)
+        if not held.deal.fresh and (known := self._known(task_cid)) is not None:
+            return self._ended(held, known, cached=True)
+
+        def say(text: str) -> None:
+            held.says = text
+            self._tell(held, {"event": "says", "lease": held.deal.id, "text": text})
+
+        for cid in data.roots(task):
+            await data.bring(self.store, cid, self.fetch, (held.caller,), self.clock)
+        held.says = "runs"
+        held.run = await self.executor.start(key, task, say)
+        if isinstance(held.state, h.Paused):
+            held.run.pause()
+        ran: Ran = await held.run.wait()
+        if ran.fault:
+            return {"event": "fault", "lease": held.deal.id, "reason": ran.fault}
+        result = Result(
+            task=task_cid,
+            exit=ran.exit,
+            killed=ran.killed,
+            stdout=ran.stdout,
+            stderr=ran.stderr,
+            dir=ran.dir,
+            cpu_ms=round(ran.cpu_s * 1000),
+            wall_ms=round(ran.wall_s * 1000),
+            rss_bytes=ran.rss_bytes,
+            node=self.node,
+        )
+        if result.ok:
+            self.journal.result(task_cid, encode(result))
+            await self.journal.commit()
+        return self._ended(held, result, cached=False)
+
+    def _known(self, task: bytes) -> Result | None:
+        body = self.journal.result_of(task)
+        if body is None:
+            return None
+        result = decode(Result, body)
+        complete = all(data.complete(self.store, cid) for cid in data.results(result))
+        return result if complete else None
+
+    def _ended(self, held: Held, result: Result, cached: bool) -> dict[str, Any]:
+        small = data.small(self.store, data.results(result))
+        return {
+            "event": "ended",
+            "lease": held.deal.id,
+            "result": base64.b64encode(encode(result)).decode(),
+            "cached": cached,
+            "blocks": [base64.b64encode(block).decode() for block in small],
+        }
+
+    # ---- events
+
+    def _tell(self, held: Held, event: dict[str, Any]) -> None:
+        if (events := self._events.get(held.caller)) is not None:
+            events.emit(self._line(event))
+
+    def _snapshot(self, caller: str) -> list[str]:
+        mine = [held for held in self.leases.values() if held.caller == caller]
+        states = [{"lease": held.deal.id, "state": held.word, "text": held.says} for held in mine]
+        lines = [self._line({"event": "here", "boot": self.boot, "leases": states}), self._line(self._beat(caller))]
+        lines += [self._line(held.outcome) for held in mine if isinstance(held.state, h.Kept) and held.outcome]
+        return lines
+
+    @staticmethod
+    def _line(event: dict[str, Any]) -> str:
+        return msgspec.json.encode(event).decode()
+
+    def listing(self) -> list[dict[str, Any]]:
+        """For `ipos ps`: what runs and waits here."""
+        now = self.clock.now()
+        return [
+            {
+                "pid": self.name(held),
+                "task": c.text(cid_of(held.deal.task)),
+                "name": held.deal.task.name,
+                "job": held.deal.job,
+                "state": held.word,
+                "seconds": round(now - held.began, 1) if held.began is not None else 0.0,
+                "says": held.says,
+            }
+            for held in self.leases.values()
+        ]

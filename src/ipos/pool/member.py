@@ -1,0 +1,199 @@
+"""member: one node of the pool, as a coordinator reaches it: a 9P client of that node's /proc, kept connected.
+
+Down: `deal` and `tell` queue messages that a sender writes in order. Up: the lines of /proc/events. When the connection ends, what was
+queued is dropped, because nothing in it matters any more: on the next connection the node first says what it holds (`here`), and the
+coordinator brings that and its own view together. This node itself is a member too, reached the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from ipos.pool.placement import DEFAULT_TRANSFER_MB_S, Offer
+from ipos.pool.records import Deal
+from ipos.tree.ninep.client import Client
+from ipos.wire import limits
+from ipos.wire.clock import Clock
+from ipos.wire.errors import Gone, Refused
+from ipos.wire.record import encode
+
+log = logging.getLogger("ipos.member")
+
+RETRY_S = (0.1, 0.3, 1.0, 3.0)
+
+
+class Listener(Protocol):
+    """The coordinator."""
+
+    def heard(self, member: Member, event: dict[str, Any]) -> None: ...
+
+    def hushed(self, member: Member) -> None: ...
+
+
+class Beat(NamedTuple):
+    """A node's last word about itself."""
+
+    cores: int = 0
+    slots: int = 0
+    said: bool = False
+    speed: float = 1.0
+    memory_free: int = 0
+    memory_total: int = 0
+    foreign: float = 0.0
+    platform: str = ""
+    machine: str = ""
+    declined: str = ""
+
+
+class Member:
+    """`connect` gives a client attached to the node's tree, or raises `Gone`."""
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        name: str,
+        machine: str,
+        local: bool,
+        connect: Callable[[], Awaitable[Client]],
+        listener: Listener,
+        clock: Clock,
+    ) -> None:
+        self.node = node
+        self.name = name
+        self.machine = machine
+        self.local = local
+        self.beat = Beat(machine=machine)
+        self.known: set[bytes] = set()
+        self.ours = 0
+        self.connected = False
+        self.last_heard: float | None = None
+        self.why_not = "not reached yet"
+        self._connect = connect
+        self._listener = listener
+        self._clock = clock
+        self._outbox: list[Deal | str] = []
+        self._wake = asyncio.Event()
+        self._retry = asyncio.Event()
+
+    def deal(self, deal: Deal) -> None:
+        self._send(deal)
+
+    def tell(self, line: str) -> None:
+        self._send(line)
+
+    def _send(self, message: Deal | str) -> None:
+        if self.connected:
+            self._outbox.append(message)
+            self._wake.set()
+
+    def nudge(self) -> None:
+        """The node was seen on the network: try now."""
+        self._retry.set()
+
+    def offer(self, ahead: int) -> Offer:
+        beat = self.beat
+        return Offer(
+            node=self.node,
+            name=self.name,
+            machine=beat.machine or self.machine,
+            cores=beat.cores,
+            slots=beat.slots,
+            said=beat.said,
+            ours=self.ours,
+            foreign=beat.foreign,
+            speed=beat.speed,
+            memory_free=beat.memory_free,
+            silent_s=None if self.connected else self._clock.now() - (self.last_heard or 0.0),
+            platform=beat.platform,
+            local=self.local,
+            declined=beat.declined,
+            mb_per_s=DEFAULT_TRANSFER_MB_S,
+            ahead=ahead,
+        )
+
+    # ---- life
+
+    async def run(self) -> None:
+        """Stay connected until cancelled."""
+        failures = 0
+        while True:
+            try:
+                client = await self._connect()
+            except (OSError, TimeoutError) as error:
+                self.why_not = str(error)
+            else:
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        reader = group.create_task(self._read(client))
+                        group.create_task(self._write(client))
+                        group.create_task(self._hear())
+                        reader.add_done_callback(lambda _: self._wake.set())
+                except* (OSError, TimeoutError) as errors:
+                    self.why_not = str(errors.exceptions[0])
+                    log.info("%s: %s", self.name, self.why_not)
+                finally:
+                    client.close()
+                    failures = 0 if self.connected else failures
+                    self._end()
+            self._retry.clear()
+            delay = RETRY_S[min(failures, len(RETRY_S) - 1)]
+            failures += 1
+            waiting = asyncio.ensure_future(self._retry.wait())
+            sleeping = asyncio.ensure_future(self._clock.sleep(delay))
+            try:
+                await asyncio.wait((waiting, sleeping), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waiting.cancel()
+                sleeping.cancel()
+
+    def _end(self) -> None:
+        self._outbox.clear()
+        if self.connected:
+            self.connected = False
+            self._listener.hushed(self)
+
+    async def _read(self, client: Client) -> None:
+        async with client.open("/proc/events") as events:
+            async for line in events.lines():
+                event: dict[str, Any] = msgspec.json.decode(line)
+                self.last_heard = self._clock.now()
+                if event["event"] == "beat":
+                    self.beat = Beat(**{k: v for k, v in event.items() if k in Beat._fields})
+                if event["event"] == "here":
+                    self.connected = True
+                self._listener.heard(self, event)
+        raise Gone(f"{self.name} ended its event stream")
+
+    async def _write(self, client: Client) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            batch, self._outbox = self._outbox, []
+            lines = [m for m in batch if isinstance(m, str)]
+            if lines:
+                await client.write("/proc/ctl", ("\n".join(lines) + "\n").encode())
+            deals = [m for m in batch if isinstance(m, Deal)]
+            await asyncio.gather(*(self._write_deal(client, deal) for deal in deals))
+
+    async def _write_deal(self, client: Client, deal: Deal) -> None:
+        try:
+            await client.write("/proc/clone", encode(deal))
+        except Gone:
+            raise
+        except Refused as refused:
+            event = {"event": "declined", "lease": deal.id, "reason": str(refused)}
+            self._listener.heard(self, event)
+
+    async def _hear(self) -> None:
+        """Both ends of a lease speak every `beat_s`; a connection on which nothing came for the whole grace is no connection."""
+        while True:
+            await self._clock.sleep(limits.beat_s)
+            self.tell("hear")
+            if self.last_heard is not None and self._clock.now() - self.last_heard > limits.grace_s:
+                raise Gone(f"{self.name} was silent for {limits.grace_s:g} s")

@@ -1,0 +1,74 @@
+"""The records that travel between a coordinator and the nodes that work for it. A task's CID is its identity."""
+
+from __future__ import annotations
+
+from ipos.wire import limits
+from ipos.wire.record import Link, Record
+
+
+class Limits(Record):
+    """What one run of a program may use. Bytes and milliseconds; 0 means no limit."""
+
+    output_bytes: int = limits.output_bytes  # of stdout, of stderr, and of each file it writes
+    memory_bytes: int = 0
+    wall_ms: int = 0
+
+
+class Task(Record):
+    """One run of a native program on one input. Equal descriptors are one task, computed once and paid once.
+
+    `program`: a file; `name`: what it is called in the task's directory (`.py`: an interpreter runs it); `args` as the program gets
+    them; `environment`: an Environment record, None for the node's own interpreter; `stdin`: a file; `files`: name in the task's
+    directory -> file; `platform`: "linux-x86_64" where the program is built for one machine, "" for scripts.
+    """
+
+    v: int = 1
+    program: Link
+    name: str
+    args: tuple[str, ...] = ()
+    environment: Link | None = None
+    stdin: Link | None = None
+    files: dict[str, Link] = {}  # noqa: RUF012  (msgspec gives every record its own)
+    platform: str = ""
+    limits: Limits = Limits()
+
+
+class Result(Record):
+    """What a task came to. `exit` is the program's status, -N if signal N ended it.
+
+    `killed`: the sentence of the limit that ended it, or ""; `dir`: the files it left in its directory, None if it left none. Only
+    `task`, `exit`, `stdout`, `stderr` and `dir` say what was computed; the rest is measured and differs from run to run.
+    """
+
+    v: int = 1
+    task: Link
+    exit: int
+    killed: str
+    stdout: Link
+    stderr: Link
+    dir: Link | None
+    cpu_ms: int
+    wall_ms: int
+    rss_bytes: int
+    node: str
+
+    @property
+    def ok(self) -> bool:
+        return self.exit == 0 and not self.killed
+
+
+class Deal(Record):
+    """A coordinator gives a node a lease. Dealing the same `id` again changes nothing, so a lost reply is no problem.
+
+    `job` is for people ("job 7 of desk"); `epoch`: the coordinator's, nodes obey the highest they have seen; `blocks`: small blocks the
+    node may not have, so that small tasks need no second message.
+    """
+
+    v: int = 1
+    id: str
+    job: str
+    epoch: int
+    grace_ms: int
+    task: Task
+    fresh: bool
+    blocks: tuple[bytes, ...] = ()

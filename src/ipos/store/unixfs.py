@@ -1,0 +1,357 @@
+"""UnixFS files and directories (https://specs.ipfs.tech/unixfs/), profile `unixfs-v1-2025`: CIDv1, raw leaves, 1 MiB chunks, 1024 links
+a node, balanced. The CIDs are those that Kubo gives for the same content and profile. Sharded directories (HAMT) come with issue 9.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from ipos.store import cid as c
+from ipos.store.blocks import BlockStore, Missing
+from ipos.wire.errors import BadRecord, Refused
+
+CHUNK = 1 << 20
+WIDTH = 1024
+DEPTH = 16  # of a file's tree or of nested directories; 1024**16 leaves are out of anybody's reach
+DIRECTORY_BYTES = 256 << 10
+BATCH_BYTES = 8 << 20
+FILE, DIR = 2, 1
+
+
+class Link(NamedTuple):
+    cid: bytes
+    name: str
+    tsize: int
+
+
+class Node(NamedTuple):
+    """A dag-pb node: UnixFS type, total size of the file in bytes, size of each child, links, and data of its own."""
+
+    kind: int
+    size: int
+    sizes: tuple[int, ...]
+    links: tuple[Link, ...]
+    data: bytes
+
+
+# ---- protobuf, as much of it as dag-pb needs
+
+
+def _varint(n: int) -> bytes:
+    out = bytearray()
+    while n > 127:
+        out.append(n & 127 | 128)
+        n >>= 7
+    out.append(n)
+    return bytes(out)
+
+
+def _fields(body: bytes) -> Iterator[tuple[int, int | bytes]]:
+    at = 0
+    while at < len(body):
+        key, at = _read_varint(body, at)
+        if key & 7 == 0:
+            value, at = _read_varint(body, at)
+            yield key >> 3, value
+        elif key & 7 == 2:
+            length, at = _read_varint(body, at)
+            if at + length > len(body):
+                raise BadRecord("", "a dag-pb field runs over the end of its block")
+            yield key >> 3, body[at : at + length]
+            at += length
+        else:
+            raise BadRecord("", f"dag-pb wire type {key & 7} is not used in UnixFS")
+
+
+def _read_varint(body: bytes, at: int) -> tuple[int, int]:
+    n = shift = 0
+    while True:
+        if at >= len(body) or shift > 63:
+            raise BadRecord("", "a broken number in a dag-pb block")
+        n |= (body[at] & 127) << shift
+        at += 1
+        if body[at - 1] < 128:
+            return n, at
+        shift += 7
+
+
+def _link(link: Link) -> bytes:
+    name = link.name.encode()
+    body = (
+        b"\x0a"
+        + _varint(len(link.cid))
+        + link.cid
+        + b"\x12"
+        + _varint(len(name))
+        + name
+        + b"\x18"
+        + _varint(link.tsize)
+    )
+    return b"\x12" + _varint(len(body)) + body
+
+
+def _node(links: list[Link], unixfs: bytes) -> bytes:
+    return b"".join(map(_link, links)) + b"\x0a" + _varint(len(unixfs)) + unixfs
+
+
+def parse(block: bytes) -> Node:
+    """A dag-pb UnixFS node, or `BadRecord`."""
+    links: list[Link] = []
+    unixfs = b""
+    for number, value in _fields(block):
+        if number == 2 and isinstance(value, bytes):
+            cid, name, tsize = b"", "", 0
+            for n, v in _fields(value):
+                if n == 1 and isinstance(v, bytes):
+                    cid = v
+                elif n == 2 and isinstance(v, bytes):
+                    name = v.decode("utf-8", "replace")
+                elif n == 3 and isinstance(v, int):
+                    tsize = v
+            if not c.valid(cid):
+                raise BadRecord("links", "a link to something that is no CID IPOS knows")
+            links.append(Link(cid, name, tsize))
+        elif number == 1 and isinstance(value, bytes):
+            unixfs = value
+    kind, size, sizes, data = -1, 0, list[int](), b""
+    for number, value in _fields(unixfs):
+        if number == 1 and isinstance(value, int):
+            kind = value
+        elif number == 2 and isinstance(value, bytes):
+            data = value
+        elif number == 3 and isinstance(value, int):
+            size = value
+        elif number == 4 and isinstance(value, int):
+            sizes.append(value)
+    if kind not in (FILE, DIR):
+        raise BadRecord("", f"UnixFS type {kind} is not served (files and plain directories are)")
+    if kind == FILE and len(sizes) != len(links):
+        raise BadRecord("", "a file's node with as many sizes as links was expected")
+    return Node(kind, size, tuple(sizes), tuple(links), data)
+
+
+# ---- in
+
+
+class _Writer:
+    """Puts blocks in batches, so that a large file costs one fsync every few MiB."""
+
+    def __init__(self, store: BlockStore) -> None:
+        self.store = store
+        self.batch: list[tuple[bytes, bytes]] = []
+        self.bytes = 0
+
+    def put(self, cid: bytes, block: bytes) -> None:
+        self.batch.append((cid, block))
+        self.bytes += len(block)
+        if self.bytes >= BATCH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        self.store.put(self.batch)
+        self.batch, self.bytes = [], 0
+
+
+class _Kid(NamedTuple):
+    cid: bytes
+    tsize: int
+    size: int
+
+
+def _parent(kids: list[_Kid], out: _Writer) -> _Kid:
+    size = sum(kid.size for kid in kids)
+    unixfs = b"\x08\x02\x18" + _varint(size) + b"".join(b"\x20" + _varint(kid.size) for kid in kids)
+    block = _node([Link(kid.cid, "", kid.tsize) for kid in kids], unixfs)
+    cid = c.of_dag_pb(block)
+    out.put(cid, block)
+    return _Kid(cid, len(block) + sum(kid.tsize for kid in kids), size)
+
+
+def _file(stream: BinaryIO, out: _Writer, chunk: int, width: int) -> _Kid:
+    kids: list[_Kid] = []
+    while True:
+        block = stream.read(chunk)
+        if not block and kids:
+            break
+        cid = c.of_raw(block)
+        out.put(cid, block)
+        kids.append(_Kid(cid, len(block), len(block)))
+        if len(block) < chunk:
+            break
+    while len(kids) > 1:
+        kids = [_parent(kids[i : i + width], out) for i in range(0, len(kids), width)]
+    return kids[0]
+
+
+def add_stream(store: BlockStore, stream: BinaryIO, chunk: int = CHUNK, width: int = WIDTH) -> tuple[bytes, int]:
+    """Store a file's content; (CID, bytes). The root is there when this returns."""
+    out = _Writer(store)
+    kid = _file(stream, out, chunk, width)
+    out.flush()
+    return kid.cid, kid.size
+
+
+def add_file(store: BlockStore, path: Path | str) -> tuple[bytes, int]:
+    with open(path, "rb") as stream:
+        return add_stream(store, stream)
+
+
+def add_bytes(store: BlockStore, content: bytes) -> bytes:
+    return add_stream(store, io.BytesIO(content))[0]
+
+
+def add_dir(store: BlockStore, path: Path) -> bytes:
+    """A directory of files and directories. Symbolic links and special files in it are left out: a stranger's path means nothing here."""
+    out = _Writer(store)
+    kid = _dir(path, out, 0)
+    out.flush()
+    return kid.cid
+
+
+def _dir(path: Path, out: _Writer, depth: int) -> _Kid:
+    if depth > DEPTH:
+        raise Refused(f"{path}: directories nested deeper than {DEPTH}")
+    links: list[Link] = []
+    with os.scandir(path) as entries:
+        for entry in sorted(entries, key=lambda e: os.fsencode(e.name)):
+            if entry.is_dir(follow_symlinks=False):
+                kid = _dir(Path(entry.path), out, depth + 1)
+            elif entry.is_file(follow_symlinks=False):
+                with open(entry.path, "rb") as stream:
+                    kid = _file(stream, out, CHUNK, WIDTH)
+            else:
+                continue
+            links.append(Link(kid.cid, entry.name, kid.tsize))
+    block = _node(links, b"\x08\x01")
+    if len(block) > DIRECTORY_BYTES:
+        raise Refused(f"{path}: {len(links)} entries are more than one directory block holds; use subdirectories")
+    cid = c.of_dag_pb(block)
+    out.put(cid, block)
+    return _Kid(cid, len(block) + sum(link.tsize for link in links), 0)
+
+
+# ---- out
+
+
+def missing(store: BlockStore, root: bytes) -> list[bytes]:
+    """CIDs of the DAG under `root` that are not in the store, as far as the blocks that are there tell; empty: it is all there."""
+    gone: dict[bytes, None] = {}
+    seen: set[bytes] = set()
+    todo = [root]
+    while todo:
+        cid = todo.pop()
+        if cid in seen:
+            continue
+        seen.add(cid)
+        if not store.has(cid):
+            gone[cid] = None
+        elif cid[:4] == c.DAG_PB:
+            todo.extend(link.cid for link in reversed(parse(store.get(cid)).links))
+    return list(gone)
+
+
+def size(store: BlockStore, cid: bytes) -> int:
+    """Bytes of a file."""
+    if cid[:4] != c.DAG_PB:
+        return store.size(cid)
+    node = parse(store.get(cid))
+    if node.kind != FILE:
+        raise Refused(f"{c.text(cid)} is a directory")
+    return node.size
+
+
+def read(store: BlockStore, cid: bytes, offset: int = 0, count: int | None = None) -> bytes:
+    """A range of a file; shorter at its end. `Missing` if a block of the range is not here."""
+    end = None if count is None else offset + count
+    return b"".join(_range(store, cid, offset, end, 0))
+
+
+def stream(store: BlockStore, cid: bytes) -> Iterator[bytes]:
+    """A file's content, a block at a time."""
+    return _range(store, cid, 0, None, 0)
+
+
+def _range(store: BlockStore, cid: bytes, start: int, end: int | None, depth: int) -> Iterator[bytes]:
+    if depth > DEPTH:
+        raise BadRecord("", f"a file's tree deeper than {DEPTH}")
+    block = store.get(cid)
+    if cid[:4] != c.DAG_PB:
+        if piece := block[start:end]:
+            yield piece
+        return
+    node = parse(block)
+    if node.kind != FILE:
+        raise Refused(f"{c.text(cid)} is a directory")
+    if piece := node.data[start:end]:
+        yield piece
+    at = len(node.data)
+    for link, length in zip(node.links, node.sizes, strict=True):
+        if start < at + length and (end is None or end > at):
+            got = 0
+            for piece in _range(
+                store, link.cid, max(0, start - at), None if end is None else min(end - at, length), depth + 1
+            ):
+                got += len(piece)
+                yield piece
+            if got > length:
+                raise BadRecord("", f"{c.text(link.cid)} holds more bytes than its parent says")
+        at += length
+
+
+def entries(store: BlockStore, cid: bytes) -> tuple[Link, ...]:
+    """What is in a directory."""
+    if cid[:4] != c.DAG_PB or (node := parse(store.get(cid))).kind != DIR:
+        raise Refused(f"{c.text(cid)} is not a directory")
+    return node.links
+
+
+def is_dir(store: BlockStore, cid: bytes) -> bool:
+    return cid[:4] == c.DAG_PB and parse(store.get(cid)).kind == DIR
+
+
+def export(
+    store: BlockStore, cid: bytes, path: Path, mode: int = 0o644, visit: Callable[[Path], None] | None = None
+) -> None:
+    """Write a file or a directory to `path`, which must not exist. Names that would leave the directory are refused."""
+    _export(store, cid, path, mode, 0)
+    if visit is not None:
+        visit(path)
+
+
+def _export(store: BlockStore, cid: bytes, path: Path, mode: int, depth: int) -> None:
+    if depth > DEPTH:
+        raise BadRecord("", f"directories nested deeper than {DEPTH}")
+    if is_dir(store, cid):
+        path.mkdir()
+        for link in entries(store, cid):
+            if link.name in ("", ".", "..") or "/" in link.name or "\0" in link.name:
+                raise BadRecord("links", f"{link.name!r} cannot be the name of a file")
+            _export(store, link.cid, path / link.name, mode, depth + 1)
+        return
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    with open(fd, "wb") as out:
+        for piece in stream(store, cid):
+            out.write(piece)
+
+
+__all__ = [
+    "Link",
+    "Missing",
+    "Node",
+    "add_bytes",
+    "add_dir",
+    "add_file",
+    "add_stream",
+    "entries",
+    "export",
+    "is_dir",
+    "missing",
+    "parse",
+    "read",
+    "size",
+    "stream",
+]

@@ -1,0 +1,134 @@
+"""Records: typed values with one canonical encoding, DAG-CBOR (https://ipld.io/specs/codecs/dag-cbor/spec/), so each has a CID.
+
+A record is a frozen struct whose fields the schema names; `v` is the version of its schema, `ext` the one place where unknown fields
+may stand and are ignored. Decoding demands that encoding the decoded value gives the same bytes back: libipld takes any byte string that
+parses as a CID for a link and accepts integers that are longer than they need be, and neither may give one record two identities.
+For the same reason a field of plain bytes whose value parses as a CID is refused when it is encoded: it would come back as a link.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import types
+import typing
+from functools import cache
+from typing import Annotated, Any, TypeVar, cast
+
+import libipld
+import msgspec
+
+from ipos.wire import limits
+from ipos.wire.errors import BadRecord
+
+Link = Annotated[bytes, "link"]
+"""A field that holds a binary CID and is encoded as a link."""
+
+DAG_CBOR = b"\x01\x71\x12\x20"
+INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all records. Fields: bool, int (64 bit), float (finite), str, bytes, Link, another record, tuples and str-keyed dicts of
+    these, and None. `ext`: fields of later versions that an older reader may ignore; left out of the encoding while it is empty."""
+
+    ext: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+
+
+R = TypeVar("R", bound=Record)
+
+
+def encode(record: Record) -> bytes:
+    """Canonical bytes. `BadRecord` names the field whose value has no canonical form or exceeds a limit."""
+    body = libipld.encode_dag_cbor(_plain(record, type(record), "", 0))
+    if len(body) > limits.record_bytes:
+        raise BadRecord("", f"{len(body)} bytes, the most is {limits.record_bytes}")
+    return body
+
+
+def decode(kind: type[R], body: bytes) -> R:
+    """The record that `body` encodes, or `BadRecord` with the path of the field that is wrong."""
+    if len(body) > limits.record_bytes:
+        raise BadRecord("", f"{len(body)} bytes, the most is {limits.record_bytes}")
+    try:
+        value = libipld.decode_dag_cbor(body)
+    except Exception as error:  # libipld raises ValueError, and others on hostile nesting
+        raise BadRecord("", f"not DAG-CBOR: {error}") from None
+    try:
+        record = msgspec.convert(value, kind, builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        why, _, where = str(error).partition(" - at `$")
+        raise BadRecord(where.rstrip("`").lstrip("."), why) from None
+    if encode(record) != body:
+        raise BadRecord("", "not the canonical encoding of what it says")
+    return record
+
+
+def cid_of(record: Record) -> bytes:
+    """The record's identity: CIDv1, dag-cbor, sha2-256, binary."""
+    return DAG_CBOR + hashlib.sha256(encode(record)).digest()
+
+
+def parses_as_cid(value: bytes) -> bool:
+    """Whether libipld would take this byte string for a link."""
+    try:
+        libipld.encode_cid(value)
+    except Exception:
+        return False
+    return len(value) > 0
+
+
+@cache
+def _fields(kind: type[Record]) -> tuple[tuple[str, Any], ...]:
+    return tuple(typing.get_type_hints(kind, include_extras=True).items())
+
+
+def _plain(value: Any, kind: Any, path: str, depth: int) -> Any:
+    """The value in terms that libipld encodes, checked against its field's type."""
+    if depth > limits.record_depth:
+        raise BadRecord(path, f"nested deeper than {limits.record_depth}")
+    if isinstance(value, Record):
+        names = _fields(type(value))
+        prefix = path + "." if path else ""
+        return {
+            name: _plain(getattr(value, name), hint, prefix + name, depth + 1)
+            for name, hint in names
+            if name != "ext" or value.ext
+        }
+    if isinstance(value, bytes):
+        return _bytes(value, kind, path)
+    if isinstance(value, (tuple, list)):
+        args = typing.get_args(_strip(kind))
+        inner = args[0] if args else bytes
+        items = cast("tuple[Any, ...]", value)
+        return [_plain(each, inner, f"{path}[{i}]", depth + 1) for i, each in enumerate(items)]
+    if isinstance(value, dict):
+        args = typing.get_args(_strip(kind))
+        inner = args[1] if len(args) > 1 else bytes
+        mapping = cast("dict[str, Any]", value)
+        return {key: _plain(each, inner, f"{path}.{key}", depth + 1) for key, each in mapping.items()}
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        if not INT_MIN <= value <= INT_MAX:
+            raise BadRecord(path, f"{value} does not fit 64 bits")
+        return value
+    if isinstance(value, float) and value - value == 0.0:
+        return value
+    raise BadRecord(path, f"{value!r} has no canonical form")
+
+
+def _strip(kind: Any) -> Any:
+    """`X | None` -> X."""
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        rest = [arg for arg in typing.get_args(kind) if arg is not type(None)]
+        return rest[0] if len(rest) == 1 else kind
+    return kind
+
+
+def _bytes(value: bytes, kind: Any, path: str) -> bytes:
+    link = "link" in getattr(_strip(kind), "__metadata__", ())
+    if link and not parses_as_cid(value):
+        raise BadRecord(path, "not a CID")
+    if not link and parses_as_cid(value):
+        raise BadRecord(path, "plain bytes that parse as a CID cannot be told from a link")
+    return value

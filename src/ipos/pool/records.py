@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ipos.wire import limits
 from ipos.wire.record import Link, Record
 
 
-class Limits(Record):
+class Limits(Record, frozen=True, kw_only=True):
     """What one run of a program may use. Bytes and milliseconds; 0 means no limit."""
 
     output_bytes: int = limits.output_bytes  # of stdout, of stderr, and of each file it writes
@@ -14,7 +16,7 @@ class Limits(Record):
     wall_ms: int = 0
 
 
-class Task(Record):
+class Task(Record, frozen=True, kw_only=True):
     """One run of a native program on one input. Equal descriptors are one task, computed once and paid once.
 
     `program`: a file; `name`: what it is called in the task's directory (`.py`: an interpreter runs it); `args` as the program gets
@@ -28,12 +30,12 @@ class Task(Record):
     args: tuple[str, ...] = ()
     environment: Link | None = None
     stdin: Link | None = None
-    files: dict[str, Link] = {}  # noqa: RUF012  (msgspec gives every record its own)
+    files: dict[str, Link] = msgspec.field(default_factory=dict[str, bytes])
     platform: str = ""
     limits: Limits = Limits()
 
 
-class Result(Record):
+class Result(Record, frozen=True, kw_only=True):
     """What a task came to. `exit` is the program's status, -N if signal N ended it.
 
     `killed`: the sentence of the limit that ended it, or ""; `dir`: the files it left in its directory, None if it left none. Only
@@ -57,7 +59,7 @@ class Result(Record):
         return self.exit == 0 and not self.killed
 
 
-class Deal(Record):
+class Deal(Record, frozen=True, kw_only=True):
     """A coordinator gives a node a lease. Dealing the same `id` again changes nothing, so a lost reply is no problem.
 
     `job` is for people ("job 7 of desk"); `epoch`: the coordinator's, nodes obey the highest they have seen; `blocks`: small blocks the

@@ -1,0 +1,28 @@
+"""Status files: `key value`, one a line. What a command prints with --json is made of the same pairs, so there is one schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ipos.wire.errors import Refused
+
+
+def lines(pairs: Mapping[str, object]) -> str:
+    """`{"a": 1, "b": "x y"}` -> "a 1\\nb x y\\n". None is written as nothing after the key; a newline in a value becomes a space."""
+    out: list[str] = []
+    for key, value in pairs.items():
+        if not key or " " in key or "\n" in key:
+            raise Refused(f"{key!r} cannot be a key of a status file")
+        words = "" if value is None else "yes" if value is True else "no" if value is False else str(value)
+        out.append(f"{key} {' '.join(words.splitlines())}".rstrip() + "\n")
+    return "".join(out)
+
+
+def parse(text: str) -> dict[str, str]:
+    """The pairs of a status file; the last of equal keys counts, lines without a key are left out."""
+    pairs: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if key:
+            pairs[key] = value
+    return pairs

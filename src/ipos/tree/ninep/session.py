@@ -123,18 +123,21 @@ class Session:
         try:
             reply = encode(tag, *await method(*values))
         except OSError as error:
-            self._fail(tag, error)
+            reply = self._error(tag, error)
         except Exception as error:
             log.exception("a file server failed")
-            self._fail(tag, Refused(f"a mistake in IPOS: {type(error).__name__}: {error}", errno.EIO))
-        else:
+            reply = self._error(tag, Refused(f"a mistake in IPOS: {type(error).__name__}: {error}", errno.EIO))
+        if self._tasks.pop(tag, None) is not None:  # the client may use the tag again as soon as it has the reply
             self._send(reply)
 
     def _fail(self, tag: int, error: OSError) -> None:
+        self._send(self._error(tag, error))
+
+    def _error(self, tag: int, error: OSError) -> bytes:
         number = error.errno or errno.EIO
         row = self.dialect.by_name["Rlerror"]
         sentence = str(error) if isinstance(error, Refused) else f"{error.strerror or error}"
-        self._send(row.encode(tag, number, sentence[:2000]) if len(row.fields) == 2 else row.encode(tag, number))
+        return row.encode(tag, number, sentence[:2000]) if len(row.fields) == 2 else row.encode(tag, number)
 
     def _flush(self, tag: int, old: int) -> None:
         """Cancel `old`; the answer leaves when it is gone, so its tag may be used again."""

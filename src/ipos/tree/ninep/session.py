@@ -79,7 +79,7 @@ class Session:
             self._send(self.dialect.by_name["Rversion"].encode(tag, *self._version(*row.decode(b))))
             return
         method = getattr(self, row.name, None) if row is not None and row.name[0] == "T" else None
-        if row is None or method is None:
+        if row is None or (method is None and row.name != "Tflush"):
             self._fail(tag, refuse(errno.EOPNOTSUPP, f"9P message {code}"))
             return
         try:
@@ -87,7 +87,7 @@ class Session:
         except ProtocolError as error:
             self._fail(tag, Refused(str(error), errno.EPROTO))
             return
-        if row.name == "Tflush":
+        if method is None:
             self._flush(tag, values[0])
             return
         if tag in self._tasks:

@@ -95,6 +95,8 @@ class Session:
         reply = self.dialect.by_code[code + 1]
         named = [v for f, v in zip(row.fields, values, strict=True) if f in NAMES]
         before = {task for fid in named if (task := self._last.get(fid)) is not None}
+        if row.name == "Twalk":
+            named = [values[1]]  # a walk only looks at where it starts: many may start from one fid at once
         task = asyncio.get_running_loop().create_task(self._answer(tag, reply.encode, method, values, before))
         self._tasks[tag] = task
         for fid in named:

@@ -200,7 +200,7 @@ class Client(asyncio.Protocol):
             return  # out of tags: the fid is lost, the session is not
 
         def done(answer: asyncio.Future[Any]) -> None:
-            if not answer.cancelled() and answer.exception() is None:
+            if not answer.cancelled() and not isinstance(answer.exception(), Gone):  # refused: the server never had it
                 self._fids.append(fid)
 
         future.add_done_callback(done)

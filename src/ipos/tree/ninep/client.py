@@ -257,6 +257,11 @@ class Client(asyncio.Protocol):
         finally:
             self.clunk(fid)
 
+    async def read_once(self, path: str, count: int = FIRST) -> bytes:
+        """What one read of a freshly opened file gives; it may wait. For files that answer a question by blocking."""
+        async with self.open(path) as file:
+            return await file.read_at(0, count)
+
     async def write(self, path: str, data: bytes, flags: int = os.O_WRONLY) -> None:
         """Write `data` at the start of a file, one round trip if it fits one message; a refusal is the file's own sentence."""
         names, fid = split(path), self.fid()

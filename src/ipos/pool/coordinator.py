@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from ipos.pool import data, estimate, placement
@@ -49,7 +49,7 @@ class Coordinator:
         store: BlockStore,
         journal: Journal,
         fetch: data.Fetch,
-        deliver: Callable[[Job, Row], None],
+        deliver: Callable[[Job, Row], Awaitable[None]],
     ) -> None:
         self.clock = clock
         self.store = store
@@ -64,6 +64,7 @@ class Coordinator:
         self._wake = asyncio.Event()
         self._place_due = False
         self._fetching: set[str] = set()
+        self._redeliver: list[tuple[Job, Row]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # ---- jobs
@@ -85,6 +86,9 @@ class Coordinator:
             job.index()
             if isinstance(row.state, j.Working):
                 self._mend(job)
+                for each in job.rows:
+                    if isinstance(each.state, t.Done):
+                        self._redeliver.append((job, each))
         self._count()
 
     def _mend(self, job: Job) -> None:
@@ -182,6 +186,8 @@ class Coordinator:
     async def run(self) -> None:
         """Carry out what the machines decide, after the journal has it; tick; until cancelled."""
         ticker = asyncio.create_task(self._tick())
+        for job, row in self._redeliver:  # a crash may have come between a result and its file
+            await self._deliver(job, row)
         try:
             while True:
                 await self._wake.wait()
@@ -231,18 +237,26 @@ class Coordinator:
             case t.Recall(id, node):
                 self._tell(node, f"drop {id}")
             case t.Deliver(_, ok):
-                self._deliver(job, row)
-                state = row.state
-                from_store = isinstance(state, t.Done) and not state.node
-                self._step_job(job, j.TaskEnded("done" if ok else "failed", from_store, self.clock.wall()))
-                self._place_due = True
+                self._spawn(self._delivered(job, row, "done" if ok else "failed"))
             case t.Abandon(_):
-                self._deliver(job, row)
                 self._step_job(job, j.TaskEnded("given_up", False, self.clock.wall()))
             case j.Close():
                 job.close()
             case _:
                 pass
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _delivered(self, job: Job, row: Row, how: str) -> None:
+        """The job counts a task when its output is where its owner wants it."""
+        await self._deliver(job, row)
+        state = row.state
+        self._step_job(job, j.TaskEnded(how, isinstance(state, t.Done) and not state.node, self.clock.wall()))
+        self._place_due = True
+        self._wake.set()
 
     def _tell(self, node: str, line: str) -> None:
         if (member := self.members.get(node)) is not None:
@@ -278,7 +292,7 @@ class Coordinator:
             offers = {node: member.offer(ahead) for node, member in self.members.items()}
             allowed = self._allowed(job)
             for i in job.first_pending(LOOK_AHEAD):
-                while True:
+                while i in job.pending:
                     row = job.rows[i]
                     need = self._need(job, row, allowed)
                     choice = placement.choose(need, list(offers.values()), have)
@@ -431,9 +445,7 @@ class Coordinator:
             self._resulted(member, job, row, id, result)
             return
         self._fetching.add(id)
-        task = asyncio.create_task(self._bring(member, job, row, id, result))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._spawn(self._bring(member, job, row, id, result))
 
     async def _bring(self, member: Member, job: Job, row: Row, id: str, result: Result) -> None:
         try:

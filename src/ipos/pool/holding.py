@@ -130,8 +130,8 @@ class Holding:
                 self._step_id(caller.node, id, h.Dropped())
             case []:
                 return
-            case [word, *_]:
-                raise Refused(f"'{word}' is not a command of /proc/ctl; it knows hear, release LEASE, drop LEASE")
+            case words:
+                raise Refused(f"'{words[0]}' is not a command of /proc/ctl; it knows hear, release LEASE, drop LEASE")
         for held in [held for held in self.leases.values() if held.caller == caller.node]:
             self._step(held, h.Heard(now))
 

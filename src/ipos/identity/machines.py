@@ -1,0 +1,89 @@
+"""The machine list: which nodes are mine, signed by my account. Peers keep the highest version they have seen; removal is a higher one."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from ipos.identity import keys
+from ipos.wire import limits
+from ipos.wire.errors import Refused
+from ipos.wire.record import Record, encode
+
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+
+
+class Machine(Record, frozen=True, kw_only=True):
+    """One node: what people call it, its transport key (peer id), its run key (address), and the computer it is on (hex id)."""
+
+    v: int = 1
+    name: str
+    peer: str
+    run: str
+    machine: str
+
+
+class MachineList(Record, frozen=True, kw_only=True):
+    """`version` rises with every change; `signature` (hex) is the account's EIP-191 signature over the record without it."""
+
+    v: int = 1
+    account: str
+    version: int
+    machines: tuple[Machine, ...]
+    signature: str = ""
+
+
+def sign(key: keys.Key, version: int, machines: tuple[Machine, ...]) -> MachineList:
+    """A signed list; names and peers must be unique."""
+    if len(machines) > limits.machines_per_account:
+        raise Refused(f"{len(machines)} machines, the most is {limits.machines_per_account}")
+    bare = MachineList(account=key.address, version=version, machines=machines)
+    return msgspec.structs.replace(bare, signature=key.sign(encode(bare)).hex())
+
+
+def check(lst: MachineList) -> None:
+    """`Refused` unless the account named in the list has signed it."""
+    bare = msgspec.structs.replace(lst, signature="")
+    try:
+        signature = bytes.fromhex(lst.signature)
+    except ValueError:
+        raise Refused("a machine list whose signature is not hex") from None
+    if keys.signer(encode(bare), signature) != lst.account:
+        raise Refused(f"a machine list of {lst.account} that this account has not signed")
+    names = [m.name for m in lst.machines]
+    if len(set(names)) < len(names) or len({m.peer for m in lst.machines}) < len(names):
+        raise Refused("a machine list that names a machine twice")
+    if not all(valid_name(name) for name in names):
+        raise Refused("a machine list with a name that is none")
+
+
+def newer(mine: MachineList, theirs: MachineList) -> MachineList | None:
+    """`theirs` if it is to replace `mine`, None if it is old or the same; `Refused` if it must not be believed."""
+    if theirs.account != mine.account:
+        raise Refused(f"a machine list of account {theirs.account}, this machine belongs to {mine.account}")
+    check(theirs)
+    if theirs.version == mine.version and theirs != mine:
+        raise Refused(f"two different machine lists of version {mine.version}: the account's key was used twice")
+    return theirs if theirs.version > mine.version else None
+
+
+def valid_name(name: str) -> bool:
+    return len(name) <= limits.machine_name_bytes and NAME.fullmatch(name) is not None
+
+
+def tidy(words: str) -> str:
+    """A name made of what a host calls itself."""
+    name = re.sub(r"[^a-z0-9]+", "-", words.lower().split(".")[0]).strip("-")[: limits.machine_name_bytes].strip("-")
+    return name or "machine"
+
+
+def with_machine(key: keys.Key, old: MachineList, machine: Machine) -> MachineList:
+    """The next version, with `machine` added, or put in the place of the entry of the same peer; its name made unique."""
+    others = tuple(m for m in old.machines if m.peer != machine.peer)
+    taken = {m.name for m in others}
+    name, n = machine.name, 2
+    while name in taken:
+        name = f"{machine.name[: limits.machine_name_bytes - 4]}-{n}"
+        n += 1
+    return sign(key, old.version + 1, (*others, msgspec.structs.replace(machine, name=name)))

@@ -1,0 +1,124 @@
+"""/job: handing in, watching and cancelling jobs."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from ipos.pool import task as t
+from ipos.pool.coordinator import Coordinator
+from ipos.pool.jobs import Job, Row
+from ipos.pool.records import Result
+from ipos.store import cid as c
+from ipos.store import unixfs
+from ipos.store.blocks import BlockStore
+from ipos.tree.file import Caller, File
+from ipos.tree.synthetic import Blob, Clone, Dir, Text
+from ipos.wire import limits
+from ipos.wire.errors import Refused
+from ipos.wire.record import decode
+from ipos.wire.text import lines
+
+Submit = Callable[[bytes], Awaitable[Job]]
+
+
+def jobs_dir(coordinator: Coordinator, store: BlockStore, submit: Submit) -> Dir:
+    """The directory /job."""
+    made: dict[int, Dir] = {}
+
+    async def clone(caller: Caller, question: bytes) -> str:
+        if not caller.local:
+            raise Refused(
+                "a job names files of this host: only its owner, on its own socket, may hand one in", errno.EPERM
+            )
+        return f"{(await submit(question)).id}\n"
+
+    def find(name: str) -> File | None:
+        job = coordinator.jobs.get(int(name)) if name.isdigit() else None
+        if job is None:
+            return None
+        return made.setdefault(job.id, _job_dir(coordinator, job, store))
+
+    return Dir({"clone": Clone(clone, limits.job_spec_bytes)}, lambda: map(str, coordinator.jobs), find)
+
+
+def _job_dir(coordinator: Coordinator, job: Job, store: BlockStore) -> Dir:
+    async def ctl(caller: Caller, line: str) -> None:
+        if line.split() == ["cancel"]:
+            if job.over:
+                raise Refused(f"job {job.id} has ended already")
+            coordinator.cancel(job)
+        elif line.strip():
+            raise Refused(f"{line!r} is not a command of a job; it knows cancel")
+
+    made: dict[int, Dir] = {}
+
+    def find(name: str) -> File | None:
+        if not name.isdigit() or int(name) >= len(job.rows):
+            return None
+        row = job.rows[int(name)]
+        return made.setdefault(row.i, _task_dir(job, row, store))
+
+    files: dict[str, File] = {
+        "ctl": Text(None, ctl),
+        "status": Text(lambda: lines(job.status())),
+        "spec": Text(lambda: job.spec_bytes),
+        "why": Text(lambda: "".join(job.why(row) for row in job.rows)),
+        "tasks": Text(lambda: "".join(msgspec.json.encode(job.line(row)).decode() + "\n" for row in job.rows)),
+        "events": job.events,
+    }
+    return Dir(files, lambda: (str(i) for i in range(len(job.rows))), find)
+
+
+def _task_dir(job: Job, row: Row, store: BlockStore) -> Dir:
+    def result() -> Result | None:
+        return decode(Result, store.get(c.parse(row.state.result))) if isinstance(row.state, t.Done) else None
+
+    def output(which: str) -> Blob:
+        def cid() -> bytes | None:
+            ended = result()
+            return None if ended is None else ended.stdout if which == "stdout" else ended.stderr
+
+        def read(offset: int, count: int) -> bytes:
+            found = cid()
+            return b"" if found is None else unixfs.read(store, found, offset, count)
+
+        def size() -> int:
+            found = cid()
+            return 0 if found is None else unixfs.size(store, found)
+
+        return Blob(read, size)
+
+    def status() -> str:
+        ended = result()
+        pairs = {**job.line(row), "task": c.text(_cid(row)), "attempts": row.state.attempt}
+        if ended is not None:
+            pairs |= {
+                "exit": ended.exit,
+                "killed": ended.killed,
+                "stdout": c.text(ended.stdout),
+                "stderr": c.text(ended.stderr),
+                "dir": c.text(ended.dir) if ended.dir is not None else None,
+                "cpu_s": ended.cpu_ms / 1000,
+                "rss_bytes": ended.rss_bytes,
+                "cached": not row.state.node,
+            }
+        return lines(pairs)
+
+    return Dir(
+        {
+            "status": Text(status),
+            "why": Text(lambda: job.why(row)),
+            "cmd": Text(lambda: " ".join([row.task.name, *row.task.args]) + "\n"),
+            "stdout": output("stdout"),
+            "stderr": output("stderr"),
+        }
+    )
+
+
+def _cid(row: Row) -> bytes:
+    from ipos.wire.record import cid_of
+
+    return cid_of(row.task)

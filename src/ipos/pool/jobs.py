@@ -1,0 +1,230 @@
+"""A job as its coordinator keeps it: the machine's state, its rows, and what people want to see. No decisions are made here."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ipos.pool import job as j
+from ipos.pool import task as t
+from ipos.pool.journal import JobState, Times
+from ipos.pool.machine import State
+from ipos.pool.records import Task
+from ipos.pool.spec import JobSpec
+from ipos.store import cid as c
+from ipos.tree.synthetic import Events
+
+
+class Row:
+    """One task of a job. `index` in input order; `name` of its input."""
+
+    def __init__(self, i: int, name: str, task: Task | None, state: State) -> None:
+        self.i = i
+        self.name = name
+        self._task = task
+        self.state: Any = state
+        self.says = ""
+
+    @property
+    def task(self) -> Task:
+        assert self._task is not None
+        return self._task
+
+    @staticmethod
+    def none() -> Row:
+        """Stands where a decision is about the job as a whole."""
+        return Row(-1, "", None, t.Pending())
+
+    @property
+    def word(self) -> str:
+        state = self.state
+        if isinstance(state, t.Leased):
+            return type(state.lease).__name__.lower()
+        if isinstance(state, t.Done):
+            return "done" if state.ok else "failed"
+        return {"GivenUp": "given-up"}.get(type(state).__name__, type(state).__name__.lower())
+
+
+class Note(msgspec.Struct):
+    """What a job remembers beside its machine's state."""
+
+    estimate_s: float | None = None
+    moved: int = 0
+    repeated_s: float = 0.0
+    sizes: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    written: int = 0
+    trouble: str = ""
+
+
+class Job:
+    def __init__(self, id: int, spec: bytes, state: JobState, note: bytes = b"") -> None:
+        self.id = id
+        self.spec_bytes = spec
+        self.spec = msgspec.json.decode(spec, type=JobSpec)
+        self.state: State = state
+        self.info = msgspec.json.decode(note, type=Note) if note else Note()
+        self.rows: list[Row] = []
+        self.pending: set[int] = set()
+        self.waits: dict[int, str] = {}
+        self.times = Times()
+        self.names: Mapping[str, str] = {}
+        self.says = ""
+        self.events = Events(self._snapshot)
+        self._heap: list[int] = []
+        self._measured = 0
+        self._seconds = 0.0
+
+    def note(self) -> bytes:
+        return msgspec.json.encode(self.info)
+
+    # ---- what the coordinator keeps in step
+
+    def index(self) -> None:
+        """After the rows have changed as a whole."""
+        self.pending = {row.i for row in self.rows if isinstance(row.state, t.Pending)}
+        self._heap = sorted(self.pending)
+
+    def changed(self, row: Row, old: State) -> None:
+        if isinstance(row.state, t.Pending):
+            if row.i not in self.pending:
+                self.pending.add(row.i)
+                heapq.heappush(self._heap, row.i)
+        else:
+            self.pending.discard(row.i)
+            self.waits.pop(row.i, None)
+        if type(old) is not type(row.state):
+            self.emit({"event": "task", **self.line(row)})
+
+    def first_pending(self, most: int) -> list[int]:
+        while self._heap and self._heap[0] not in self.pending:
+            heapq.heappop(self._heap)
+        return [i for i in self._heap[:most] if i in self.pending]
+
+    @property
+    def mean_s(self) -> float | None:
+        """Mean seconds of a task at speed 1.0, as measured in this job."""
+        return self._seconds / self._measured if self._measured else None
+
+    def measured(self, seconds: float) -> None:
+        self._measured += 1
+        self._seconds += seconds
+
+    def moved(self, row: Row, reason: str, wasted: float) -> None:
+        self.info.moved += 1
+        self.info.repeated_s += wasted
+        self.emit({"event": "moved", "i": row.i, "name": row.name, "reason": reason, "wasted_s": round(wasted, 2)})
+
+    def say(self, row: Row | None, text: str) -> None:
+        if row is None:
+            self.says = text
+        else:
+            row.says = text
+        self.emit({"event": "says", "i": None if row is None else row.i, "text": text})
+
+    def emit(self, event: dict[str, Any]) -> None:
+        self.events.emit(msgspec.json.encode(event).decode())
+
+    def close(self) -> None:
+        self.emit({"event": "end", **self.status()})
+        self.events.end()
+
+    def blocks(self, row: Row) -> dict[bytes, int]:
+        task = row.task
+        files = [task.stdin, *task.files.values()] if task.stdin is not None else list(task.files.values())
+        return {cid: self.info.sizes.get(c.text(cid), 0) for cid in files}
+
+    def size(self, row: Row) -> int:
+        return sum(self.blocks(row).values())
+
+    # ---- what people see
+
+    @property
+    def over(self) -> bool:
+        return isinstance(self.state, (j.Finished, j.Stopped, j.Refused))
+
+    def status(self) -> dict[str, Any]:
+        """The pairs of /job/<n>/status."""
+        state = self.state
+        counts = state.counts if isinstance(state, (j.Working, j.Finished, j.Stopped)) else j.Counts()
+        running = sum(isinstance(row.state, t.Leased) for row in self.rows) if isinstance(state, j.Working) else 0
+        began = state.began if isinstance(state, (j.Working, j.Finished)) else None
+        ended = state.ended if isinstance(state, (j.Finished, j.Stopped, j.Refused)) else None
+        by_node: dict[str, int] = {}
+        for row in self.rows:
+            if isinstance(row.state, t.Done):
+                by_node[row.state.node] = by_node.get(row.state.node, 0) + 1
+        return {
+            "job": self.id,
+            "state": type(state).__name__.lower(),
+            "program": self.spec.program,
+            "total": counts.total,
+            "done": counts.done,
+            "failed": counts.failed,
+            "given_up": counts.given_up,
+            "cancelled": counts.cancelled,
+            "from_store": counts.from_store,
+            "running": running,
+            "moved": self.info.moved,
+            "repeated_s": round(self.info.repeated_s, 2),
+            "estimate_s": self.info.estimate_s,
+            "mean_s": None if self.mean_s is None else round(self.mean_s, 4),
+            "wall_s": round(ended - began, 3) if began is not None and ended is not None else None,
+            "began": began,
+            "nodes": " ".join(f"{self.names.get(n, n) or 'store'}={k}" for n, k in sorted(by_node.items())),
+            "out": self.spec.out,
+            "says": self.says,
+            "trouble": self.info.trouble,
+            "refused": state.sentence if isinstance(state, j.Refused) else None,
+        }
+
+    def line(self, row: Row) -> dict[str, Any]:
+        state = row.state
+        out: dict[str, Any] = {"i": row.i, "name": row.name, "state": row.word}
+        if isinstance(state, t.Leased):
+            out["node"] = self.names.get(state.lease.node, state.lease.node)
+        elif isinstance(state, t.Done):
+            out |= {
+                "node": self.names.get(state.node, state.node) or "store",
+                "result": state.result,
+                "wall_s": state.wall_s,
+            }
+        elif isinstance(state, t.GivenUp):
+            out["reason"] = state.reason
+        return out
+
+    def why(self, row: Row) -> str:
+        """Why the task ran, runs or waits where it does: one paragraph a lease."""
+        state = row.state
+        head = f"task {row.i} ({row.name})" if row.name else f"task {row.i}"
+        lines = [
+            f"{head} was on {self.names.get(p.node, p.node)}: {p.reason}"
+            + (f"; {p.wasted_s:.1f} s of work repeated" if p.wasted_s else "")
+            for p in state.past
+        ]
+        if isinstance(state, t.Leased):
+            node = self.names.get(state.lease.node, state.lease.node)
+            lines.append(f"{head} is on {node} ({row.word}{', ' + row.says if row.says else ''}) because: {state.why}")
+        elif isinstance(state, t.Done):
+            node = self.names.get(state.node, state.node)
+            lines.append(
+                f"{head} ran on {node} because: {state.why}"
+                if node
+                else f"{head} was answered from the store: equal task, same result"
+            )
+        elif isinstance(state, t.GivenUp):
+            lines.append(f"{head} was given up: {state.reason}")
+        elif isinstance(state, t.Cancelled):
+            lines.append(f"{head} was cancelled")
+        else:
+            lines.append(f"{head} waits: {self.waits.get(row.i, 'its turn has not come')}")
+        return "\n".join(lines) + "\n"
+
+    def _snapshot(self) -> list[str]:
+        lines = [{"event": "job", **self.status()}]
+        lines += [{"event": "task", **self.line(row)} for row in self.rows if not isinstance(row.state, t.Pending)]
+        if self.over:
+            lines.append({"event": "end", **self.status()})
+        return [msgspec.json.encode(line).decode() for line in lines]

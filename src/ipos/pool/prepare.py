@@ -1,0 +1,131 @@
+"""prepare: from what a person asked for to task records. Reads files, resolves the environment; decides nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from ipos.pool import data, estimate
+from ipos.pool import task as t
+from ipos.pool.jobs import Job, Row
+from ipos.pool.journal import Journal, Offload
+from ipos.pool.native.environment import resolve
+from ipos.pool.records import Limits, Result, Task
+from ipos.pool.spec import JobSpec
+from ipos.store import cid as c
+from ipos.store import unixfs
+from ipos.store.blocks import BlockStore
+from ipos.wire.errors import Refused
+from ipos.wire.record import cid_of, decode
+
+Known = dict[int, tuple[bytes, Result]]
+ELF = b"\x7fELF"
+
+
+def here() -> str:
+    """This machine's kind, as a native program cares for it."""
+    return f"{platform.system().lower()}-{platform.machine()}"
+
+
+def check_out(out: str) -> None:
+    """`Refused` if results cannot be written there."""
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=out, prefix=".ipos-"):
+            pass
+    except OSError as error:
+        raise Refused(f"the output directory {out} cannot be written: {os.strerror(error.errno or 0)}") from None
+
+
+def check_program(path: Path) -> str:
+    """The platform that the program is built for, "" for scripts; `Refused` if it cannot be run."""
+    try:
+        with open(path, "rb") as stream:
+            magic = stream.read(4)
+    except OSError as error:
+        raise Refused(f"the program {path} cannot be read: {os.strerror(error.errno or 0)}") from None
+    if path.suffix == ".py":
+        return ""
+    if not os.access(path, os.X_OK):
+        raise Refused(f"{path} is neither a .py script nor executable: chmod +x {path}")
+    return here() if magic == ELF else ""
+
+
+async def prepare(
+    job: Job, *, store: BlockStore, journal: Journal, offload: Offload, names: set[str], say: Callable[[str], None]
+) -> tuple[list[Row], Known]:
+    """The job's tasks in input order, and those whose result is known. `Refused` says what stands in the way."""
+    spec = job.spec
+    if unknown := [name for name in spec.nodes if name not in names]:
+        raise Refused(f"no machine of this pool is called {unknown[0]}; there are {', '.join(sorted(names))}")
+    path = Path(spec.program)
+    built_for = await offload(lambda: check_program(path))
+    if spec.out is not None:
+        out = spec.out
+        await offload(lambda: check_out(out))
+    if path.suffix == ".py":
+        environment = await resolve(path, spec.with_, say)
+    elif spec.with_:
+        raise Refused(f"--with adds Python packages, {path.name} is not a .py script")
+    else:
+        environment = None
+    say("reading inputs")
+    rows = await offload(lambda: _read(job, spec, path, built_for, environment, store))
+    job.times = journal.times(rows[0].task.program) if rows else job.times
+    known: Known = {}
+    if not spec.fresh:
+        for row in rows:
+            body = journal.result_of(cid_of(row.task))
+            if body is not None and all(data.complete(store, cid) for cid in data.results(decode(Result, body))):
+                known[row.i] = c.of_dag_cbor(body), decode(Result, body)
+                store.put([(known[row.i][0], body)])
+    return rows, known
+
+
+def _read(job: Job, spec: JobSpec, path: Path, built_for: str, environment: object, store: BlockStore) -> list[Row]:
+    """In a thread: files become content of the store."""
+    program, _ = unixfs.add_file(store, path)
+    env: bytes | None = None
+    if environment is not None:
+        env, body = data.record_block(environment)
+        store.put([(env, body)])
+    limits = Limits(output_bytes=spec.output_bytes, memory_bytes=spec.memory_bytes, wall_ms=round(spec.wall_s * 1000))
+
+    def task(args: tuple[str, ...], stdin: bytes | None, files: dict[str, bytes]) -> Task:
+        return Task(
+            program=program, name=path.name, args=args, environment=env, stdin=stdin, files=files,
+            platform=built_for, limits=limits,
+        )  # fmt: skip
+
+    def content(file: str) -> bytes:
+        try:
+            cid, size = unixfs.add_file(store, file)
+        except OSError as error:
+            if isinstance(error, Refused):
+                raise
+            raise Refused(f"the input {file} cannot be read: {os.strerror(error.errno or 0)}") from None
+        job.info.sizes[c.text(cid)] = size
+        return cid
+
+    if spec.over is None:
+        stdin = content(spec.stdin) if spec.stdin is not None else None
+        return [Row(0, "", task(spec.args, stdin, {}), t.Pending())]
+    rows: list[Row] = []
+    for i, one in enumerate(spec.over):
+        cid = content(one.path)
+        if spec.by_argument:
+            args = tuple(arg.replace("{}", one.name) for arg in spec.args)
+            made = task(args, None, {one.name: cid})
+        else:
+            made = task(spec.args, cid, {})
+        rows.append(Row(i, one.name, made, t.Pending()))
+    return rows
+
+
+def foretell(job: Job, rows: list[Row], known: Known, offers: list[object]) -> float | None:
+    """The estimate that is shown before the job runs."""
+    sizes = [job.size(row) for row in rows if row.i not in known]
+    return estimate.job(job.times, sizes, offers) if sizes else 0.0  # pyright: ignore[reportArgumentType]

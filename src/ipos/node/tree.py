@@ -1,0 +1,215 @@
+"""The tree of a node: which file servers are mounted where, and who may attach."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ipos.identity.machines import MachineList
+from ipos.node.joining import describe
+from ipos.pool.jobfs import jobs_dir
+from ipos.pool.procfs import proc_dir
+from ipos.tree.file import Caller, File
+from ipos.tree.local import local
+from ipos.tree.remote import RemoteFile, remote
+from ipos.tree.synthetic import Blob, Clone, Dir, Text
+from ipos.wire import limits
+from ipos.wire.errors import Refused
+from ipos.wire.text import lines
+
+if TYPE_CHECKING:
+    from ipos.net.netd import Netd
+    from ipos.node.daemon import Node
+    from ipos.pool.native.executor import NativeExecutor
+    from ipos.tree.ninep.transport import ServerProtocol
+
+
+class Trees:
+    """Made for one node."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.native: NativeExecutor | None = None
+        self._netd: Netd | None = None
+        self._nodes: dict[str, RemoteFile] = {}
+        self._members: set[str] = set()
+        files: dict[str, File] = {
+            "ctl": Text(None, self._ctl),
+            "status": Text(lambda: lines(self.status())),
+            "job": jobs_dir(node.coordinator, node.store, node.submit),
+            "proc": proc_dir(node.holding),
+            "pool": self._pool(),
+            "n": Dir({}, lambda: [m.name for m in node.mine.machines], self._find_node),
+        }
+        log = node.home / "log"
+        if log.exists():
+            files["log"] = Blob(lambda offset, count: _read(log, offset, count), lambda: log.stat().st_size)
+        if (node.home / "home").is_dir():
+            files["home"] = local(node.home / "home")
+        self.root = Dir(files)
+
+    def mount_net(self, netd: Netd) -> None:
+        self._netd = netd
+        self.root.files["net"] = remote(netd.client)
+
+    def watch(self, members: set[str]) -> None:
+        """Keep this set equal to the peers of the machine list: the block link's thread asks it."""
+        self._members = members
+        self.refresh()
+
+    def refresh(self) -> None:
+        self._members.clear()
+        self._members.update(self.node.names())
+
+    async def attach(self, caller: Caller, aname: str) -> File:
+        """The root that this caller sees: everything for my own machines, nothing for anybody else."""
+        self.refresh()
+        if not caller.own and caller.node not in self.node.names():
+            raise Refused(
+                f"peer {caller.node} is not on the machine list (version {self.node.mine.version}) of account "
+                f"{self.node.mine.account}: ipos invite here, ipos join there",
+                errno.EACCES,
+            )
+        return self.root
+
+    def left(self, protocol: ServerProtocol) -> None:
+        """A local client has gone."""
+
+    # ---- files
+
+    def _ctl(self, caller: Caller, line: str) -> None:
+        if not caller.local:
+            raise Refused("a node is told to stop on its own socket only", errno.EPERM)
+        if line.split() == ["down"]:
+            self.node.stopping.set()
+        elif line.strip():
+            raise Refused(f"{line!r} is not a command of /ctl; it knows down")
+
+    def status(self) -> dict[str, Any]:
+        node = self.node
+        return {
+            "name": node.name,
+            "state": "up",
+            "pid": os.getpid(),
+            "peer": node.net.peer,
+            "account": node.mine.account,
+            "account_key_here": node.account is not None,
+            "machines": len(node.mine.machines),
+            "list_version": node.mine.version,
+            "addresses": " ".join(node.net.addresses()),
+            "uptime_s": round(time.time() - node.began),
+            "running": node.holding.busy,
+            "jobs_open": sum(not job.over for job in node.coordinator.jobs.values()),
+            "isolation": self.native.isolation if self.native is not None else None,
+            "netd_starts": self._netd.starts if self._netd is not None else None,
+            "netd_pid": self._netd.pid if self._netd is not None else None,
+            "worker_pid": self.native.pid if self.native is not None else None,
+            "trouble": node.coordinator.trouble or None,
+        }
+
+    def _find_node(self, name: str) -> File | None:
+        for machine in self.node.mine.machines:
+            if name in (machine.name, machine.peer):
+                peer = machine.peer
+                if peer not in self._nodes:
+                    self._nodes[peer] = remote(lambda: self.node.client_of(peer))
+                return self._nodes[peer]
+        return None
+
+    def members(self) -> list[dict[str, Any]]:
+        now = self.node.clock.now()
+        return [
+            {
+                "name": member.name,
+                "peer": member.node,
+                "here": member.local,
+                "connected": member.connected,
+                "last_seen_s": round(now - member.last_heard, 1) if member.last_heard is not None else None,
+                "why_not": None if member.connected else member.why_not,
+                "machine": member.beat.machine or member.machine,
+                "cores": member.beat.cores,
+                "slots": member.beat.slots,
+                "speed": member.beat.speed,
+                "memory_total": member.beat.memory_total,
+                "memory_free": member.beat.memory_free,
+                "load": member.beat.foreign,
+                "leases": member.ours,
+            }
+            for member in self.node.coordinator.members.values()
+        ]
+
+    def pool_status(self) -> dict[str, Any]:
+        """Cores and memory once per physical machine, of those that are in reach."""
+        members = [m for m in self.members() if m["connected"]]
+        cores: dict[str, int] = {}
+        memory: dict[str, int] = {}
+        for member in members:
+            cores[member["machine"]] = min(member["cores"], cores.get(member["machine"], 0) + member["slots"])
+            memory[member["machine"]] = member["memory_total"]
+        return {
+            "machines": len(cores),
+            "nodes": len(members),
+            "cores": sum(cores.values()),
+            "memory_bytes": sum(memory.values()),
+            "out_of_reach": len(self.members()) - len(members),
+            "account": self.node.mine.account,
+            "list_version": self.node.mine.version,
+        }
+
+    def _pool(self) -> Dir:
+        node = self.node
+
+        async def take(caller: Caller, body: bytes) -> str:
+            try:
+                lst = msgspec.json.decode(body, type=MachineList)
+            except msgspec.MsgspecError as error:
+                raise Refused(f"not a machine list: {error}") from None
+            await node.offered(lst)
+            return ""
+
+        async def ctl(caller: Caller, line: str) -> None:
+            match line.split():
+                case ["confirm", number] if number.isdigit() and caller.local:
+                    node.joining.confirm(int(number), True)
+                case ["deny", number] if number.isdigit() and caller.local:
+                    node.joining.confirm(int(number), False)
+                case _:
+                    raise Refused(f"{line!r} is not a command of /pool/ctl; it knows confirm N, deny N")
+
+        def addresses() -> str:
+            return msgspec.json.encode({**node.addresses, node.net.peer: node.net.addresses()}).decode()
+
+        return Dir(
+            {
+                "status": Text(lambda: lines(self.pool_status())),
+                "members": Text(lambda: "".join(msgspec.json.encode(m).decode() + "\n" for m in self.members())),
+                "list": _ListFile(lambda: describe(node.mine), take),
+                "addresses": Text(addresses),
+                "invite": Clone(node.joining.invite, limits.ctl_line_bytes),
+                "join": Clone(node.joining.join, limits.ctl_line_bytes),
+                "invites": node.joining.events,
+                "ctl": Text(None, ctl),
+            }
+        )
+
+
+class _ListFile(Clone):
+    """/pool/list: reads give my signed list, a write offers another one."""
+
+    def __init__(self, read: Any, take: Any) -> None:
+        super().__init__(take, limits.record_bytes, at_once=True)
+        self._text = Text(read)
+
+    async def open(self, caller: Caller, flags: int) -> Any:
+        return await (super().open(caller, flags) if flags & os.O_ACCMODE else self._text.open(caller, flags))
+
+
+def _read(path: Path, offset: int, count: int) -> bytes:
+    with open(path, "rb") as stream:
+        stream.seek(offset)
+        return stream.read(count)

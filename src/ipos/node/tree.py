@@ -117,7 +117,7 @@ class Trees:
             if name in (machine.name, machine.peer):
                 peer = machine.peer
                 if peer not in self._nodes:
-                    self._nodes[peer] = remote(lambda: self.node.client_of(peer))
+                    self._nodes[peer] = remote(lambda peer=peer: self.node.client_of(peer))
                 return self._nodes[peer]
         return None
 

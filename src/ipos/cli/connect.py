@@ -1,0 +1,67 @@
+"""How a command reaches its node: over the socket of $IPOS_HOME, starting a node for itself if none is up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from ipos.node.home import Home
+from ipos.tree.ninep.client import Client, connect_unix
+from ipos.wire.errors import Gone, Refused
+
+START_S = 20.0
+
+
+async def begin(home: Home) -> None:
+    """Start a node in the background; returns when it answers. `Refused` with its own sentence if it does not come up."""
+    home.create()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ipos.node.daemon"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+        env={**os.environ, "IPOS_HOME": str(home.path)}, cwd="/",
+    )  # fmt: skip
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            assert process.stderr is not None
+            words = process.stderr.read().decode(errors="replace").strip().splitlines()
+            raise Refused((words[-1] if words else "the node ended as it started").removeprefix("ipos: "))
+        try:
+            client = await connect_unix(home.socket)
+        except OSError:
+            await asyncio.sleep(0.02)
+        else:
+            client.close()
+            return
+    raise Refused(f"the node did not answer within {START_S:g} s; its log is {home.path / 'log'}")
+
+
+@asynccontextmanager
+async def node(own: bool = True) -> AsyncGenerator[Client]:
+    """The node of $IPOS_HOME. With `own`, a private one is started if none is up, and ended when the command is, unless a job goes on."""
+    home = Home()
+    started = False
+    try:
+        client = await connect_unix(home.socket)
+    except Gone:
+        if not own:
+            raise Gone("no node is up: ipos up starts one") from None
+        await begin(home)
+        started = True
+        client = await connect_unix(home.socket)
+    try:
+        yield client
+    finally:
+        if started and client.lost is None:
+            open_jobs = 0
+            for line in (await client.read("/status")).decode().splitlines():
+                if line.startswith("jobs_open "):
+                    open_jobs = int(line.split()[1])
+            if open_jobs == 0:
+                await client.write("/ctl", b"down")
+        client.close()

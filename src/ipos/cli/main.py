@@ -1,0 +1,99 @@
+"""The command line. Every command is a client of the node's file tree; modules are imported when their command runs.
+
+argparse, not a richer library: the whole of `ipos --help` may take 0.2 s (docs/rationale.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+MORE = "Everything else is a file: ipos ls / shows the tree, ipos cat reads it. Exit status: 0 done, 1 refused or failed, 2 usage, 130 interrupted."
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(prog="ipos", description="Many people's PCs become one computer.", epilog=MORE)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, words: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=words, description=words)
+        one.add_argument("--json", action="store_true", help="print JSON: one object, or one a line")
+        return one
+
+    up = add("up", "start this machine's node")
+    up.add_argument("--name", help="what people call this machine")
+    up.add_argument("--cores", type=int, help="processes it gives to tasks (default: every core)")
+    up.add_argument("--listen", choices=("lan", "local"), help="lan: all addresses and mDNS; local: this machine only")
+    up.add_argument("--foreground", action="store_true", help="stay, and log to the terminal")
+    add("down", "end this machine's node")
+    add("status", "how this machine's node is")
+    invite = add("invite", "let another machine of yours join: prints a code to say, and a QR")
+    invite.add_argument("--yes", action="store_true", help="let in whoever knows the code, without asking")
+    joining = add("join", "make this machine one of those that invited it")
+    joining.add_argument("code", nargs="+", help="the spoken code (7-guitar-upset) or the text of the QR")
+    joining.add_argument("--yes", action="store_true", help="do not ask whether both machines show the same words")
+    add("pool", "the machines that are one computer")
+    mapping = add("map", "run a program once for each input file, on all machines")
+    mapping.add_argument("program", help="a .py script or any executable")
+    mapping.add_argument(
+        "--over", action="append", required=True, metavar="GLOB", help="the input files, for example 'data/*'"
+    )
+    mapping.add_argument("--args", default="", help="arguments; {} is the input file, without it the input is stdin")
+    mapping.add_argument("--out", metavar="DIR", help="write each task's standard output to DIR/<name of its input>")
+    running = add("run", "run a program once, on the machine that suits best")
+    running.add_argument("program", help="a .py script or any executable")
+    for one in (mapping, running):
+        one.add_argument("--nodes", default="", help="only on these machines: attic,desk")
+        one.add_argument(
+            "--with", dest="with_", action="append", default=[], metavar="PACKAGE", help="a Python package"
+        )
+        one.add_argument("--fresh", action="store_true", help="run again what was run before")
+        one.add_argument("--timeout", type=float, default=0.0, metavar="S", help="end a task after so many seconds")
+        one.add_argument(
+            "--max-output", type=float, default=256.0, metavar="MIB", help="what a task may print (default 256)"
+        )
+        one.add_argument("--memory", type=float, default=0.0, metavar="GIB", help="what a task may use, and needs free")
+        one.add_argument("--retries", type=int, default=0, help="how often a program that failed is run again")
+        one.add_argument(
+            "--grace", type=float, default=15.0, metavar="S", help="silence after which a task moves (default 15)"
+        )
+        one.add_argument("--detach", action="store_true", help="do not wait: print the job's number")
+    running.add_argument("arguments", nargs=argparse.REMAINDER, help="the program's arguments")
+    add("jobs", "the jobs of this machine").add_argument("number", nargs="?", type=int, help="one job, with its tasks")
+    add("wait", "follow a job to its end").add_argument("number", type=int)
+    add("ps", "what runs on this machine")
+    why = add("why", "why a job's tasks ran where they did")
+    why.add_argument("job", type=int)
+    why.add_argument("task", nargs="?", help="a task's number or the name of its input")
+    add("cancel", "stop a job").add_argument("job", type=int)
+    for name, words in (("ls", "list a directory of the tree"), ("cat", "read a file of the tree")):
+        add(name, words).add_argument("path", nargs="?", default="/")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; its exit status."""
+    arguments = parser().parse_args(argv)
+    import asyncio
+
+    try:
+        if arguments.command in ("map", "run", "wait"):
+            from ipos.cli import work
+
+            return asyncio.run(work.COMMANDS[arguments.command](arguments))
+        from ipos.cli import plain
+
+        return asyncio.run(plain.COMMANDS[arguments.command](arguments))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        print(f"ipos: {error}", file=sys.stderr)
+        return 125 if arguments.command == "run" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

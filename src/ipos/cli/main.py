@@ -76,15 +76,19 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit status."""
     arguments = parser().parse_args(argv)
     import asyncio
+    from collections.abc import Awaitable
+
+    async def done(work: Awaitable[int]) -> int:
+        return await work
 
     try:
         if arguments.command in ("map", "run", "wait"):
             from ipos.cli import work
 
-            return asyncio.run(work.COMMANDS[arguments.command](arguments))
+            return asyncio.run(done(work.COMMANDS[arguments.command](arguments)))
         from ipos.cli import plain
 
-        return asyncio.run(plain.COMMANDS[arguments.command](arguments))
+        return asyncio.run(done(plain.COMMANDS[arguments.command](arguments)))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -30,7 +30,7 @@ SHOWN = 5  # failed tasks that are explained one by one
 
 
 def spec_of(arguments: Arguments, over: list[str] | None, args: list[str], out: str | None, stdin: str | None) -> bytes:
-    program = shutil.which(arguments.program) if "/" not in arguments.program else None
+    program = shutil.which(str(arguments.program)) if "/" not in arguments.program else None
     path = os.path.abspath(arguments.program if os.path.exists(arguments.program) else program or arguments.program)
     if not os.path.isfile(path):
         raise Refused(f"there is no program {arguments.program}")

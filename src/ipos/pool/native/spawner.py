@@ -1,68 +1,166 @@
-"""ipos-worker: the warm parent of native tasks. One small process without threads, from which seats (seat.py) are forked.
+"""ipos-worker: the warm parent of native tasks. A small process without threads; forking it costs little, and it holds no secret.
 
-Started by the node as `python -I -m ipos.pool.native.spawner FD HOME PROCESSES NICE HIDE...`. FD is a SOCK_SEQPACKET socket. One message asks
-for a seat: {"bare": why} ("" = with namespaces) and the seat's end of a socket as SCM_RIGHTS; the answer is {"seat": pid} or
-{"failed": why}. It ends when the node does, and with it every seat and everything in them.
+Started by the node as `python -I -m ipos.pool.native.spawner FD HOME HIDDEN...`; FD is a socket that carries JSON lines both ways. It ends
+when the socket does, and everything it started with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import os
+import resource
+import select
 import signal
 import socket
 import sys
-import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
-from ipos.pool.native import kernel as k
-from ipos.pool.native.seat import NAMESPACES, sit
+from ipos.pool.native.isolate import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, drop_privileges, isolate, prctl
+
+SHOWN = ("work", "env")
+RLIMITS = {"fsize": resource.RLIMIT_FSIZE, "as": resource.RLIMIT_AS, "core": resource.RLIMIT_CORE}
+
+
+def woken(number: int, frame: object) -> None:
+    """SIGCHLD only has to end a select."""
+
+
+class Spawner:
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.keys: dict[int, str] = {}
+        self.pids: dict[str, int] = {}
+
+    def say(self, **event: Any) -> None:
+        self.sock.sendall(json.dumps(event).encode() + b"\n")
+
+    def obey(self, command: dict[str, Any]) -> None:
+        key = command["key"]
+        match command["op"]:
+            case "start":
+                self.start(command)
+            case "pause":
+                self.signal(key, signal.SIGSTOP)
+            case "resume":
+                self.signal(key, signal.SIGCONT)
+            case "kill":
+                self.signal(key, signal.SIGKILL)
+            case _:
+                self.say(event="failed", key=key, why=f"unknown command {command['op']}")
+
+    def signal(self, key: str, number: int) -> None:
+        pid = self.pids.get(key)
+        if pid is not None:
+            try:
+                os.killpg(pid, number)
+            except ProcessLookupError:
+                return
+
+    def start(self, command: dict[str, Any]) -> None:
+        key = command["key"]
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                become(command, parent)
+            except BaseException as error:
+                os.write(writer, f"{type(error).__name__}: {error}".encode())
+            finally:
+                os._exit(127)
+        os.close(writer)
+        why = os.read(reader, 4096).decode(errors="replace")  # empty: exec closed it
+        os.close(reader)
+        if why:
+            os.waitpid(pid, 0)
+            self.say(event="failed", key=key, why=why)
+            return
+        self.keys[pid], self.pids[key] = key, pid
+        self.say(event="started", key=key, pid=pid)
+
+    def reap(self) -> None:
+        while True:
+            try:
+                pid, status, used = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            key = self.keys.pop(pid, None)
+            if key is None:
+                continue  # an orphan that a task left and that has ended
+            self.pids.pop(key, None)
+            self.sweep(pid, key)
+            code = os.waitstatus_to_exitcode(status)
+            self.say(event="exited", key=key, code=code, cpu_s=used.ru_utime + used.ru_stime, rss=used.ru_maxrss * 1024)
+
+    def sweep(self, group: int, key: str) -> None:
+        """End what the task left running: its process group, and what of it we have adopted since it made itself a daemon."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+        mark = f"IPOS_TASK={key}".encode()
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        for child in children:
+            try:
+                if int(child) not in self.keys and mark in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+                    os.kill(int(child), signal.SIGKILL)
+            except OSError:
+                continue
+
+    def run(self) -> None:
+        wake_reader, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake_writer)
+        signal.signal(signal.SIGCHLD, woken)
+        rest = b""
+        while True:
+            ready, _, _ = select.select([self.sock, wake_reader], [], [])
+            if wake_reader in ready:
+                os.read(wake_reader, 4096)
+            self.reap()
+            if self.sock in ready:
+                data = self.sock.recv(1 << 20)
+                if not data:
+                    return
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    self.obey(json.loads(line))
+                self.reap()
+
+
+def become(command: dict[str, Any], parent: int) -> None:
+    """In the child: turn into the task."""
+    os.setsid()
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(127)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for name, value in command["rlimits"].items():
+        resource.setrlimit(RLIMITS[name], (value, value))
+    stdin = os.open(command["stdin"] or os.devnull, os.O_RDONLY)
+    made = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+    files = (stdin, os.open(command["stdout"], made, 0o600), os.open(command["stderr"], made, 0o600))
+    for number, fd in enumerate(files):
+        os.dup2(fd, number)
+    os.chdir(command["cwd"])
+    os.nice(5)
+    os.execve(command["argv"][0], command["argv"], command["env"])
 
 
 def main() -> None:
-    fd, home, processes, nice, *hide = sys.argv[1:]
-    k.set_title("ipos-worker")
-    control = socket.socket(fileno=int(fd))
-    control.set_inheritable(False)
+    fd, home, *hidden = sys.argv[1:]
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # seats that end need no funeral
-    with contextlib.suppress(OSError):
-        os.nice(int(nice))
-    with contextlib.suppress(OSError):  # one scheduling group for all tasks: nice counts only within one, sched(7)
-        Path("/proc/self/autogroup").write_text(nice)
-    ids = os.getuid(), os.getgid()
-    gc.collect()
-    gc.freeze()
-    while True:
-        message, fds, _, _ = socket.recv_fds(control, 4096, 1)
-        if not message:
-            return
-        why_not = json.loads(message)["bare"]
-        sock = socket.socket(fileno=fds[0])
-        try:
-            pid = k.fork(0 if why_not else NAMESPACES)
-        except OSError as error:
-            control.send(json.dumps({"failed": error.strerror or str(error)}).encode())
-        else:
-            if pid == 0:
-                control.close()
-                _seat(lambda: sit(sock, Path(home), [Path(path) for path in hide], int(processes), why_not, ids))
-            control.send(json.dumps({"seat": pid}).encode())
-        sock.close()
-
-
-def _seat(life: object) -> NoReturn:
-    """A seat never comes back into the spawner's loop."""
-    try:
-        assert callable(life)
-        life()
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(0)
+    spawner = Spawner(socket.socket(fileno=int(fd)))
+    spawner.sock.set_inheritable(False)
+    why_not = isolate(Path(home), SHOWN, tuple(Path(path) for path in hidden))
+    drop_privileges()
+    spawner.say(event="ready", isolation=why_not)
+    spawner.run()
 
 
 if __name__ == "__main__":

@@ -323,8 +323,12 @@ class Node:
             if seen.peer in self.coordinator.members:
                 self.coordinator.members[seen.peer].nudge()
 
+    def parts(self) -> list[asyncio.Task[Any]]:
+        """Everything of it that goes on by itself."""
+        return list(self._tasks)
+
     async def stop(self) -> None:
-        tasks = list(self._tasks)
+        tasks = self.parts()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -170,6 +170,8 @@ class Coordinator:
                 self._leases[row.state.lease.id] = job, row
             if count:
                 self._count()
+        elif isinstance(event, t.OfLease) and isinstance(event.event, l.Started):
+            self.journal.task_state(job.id, row.i, row.state)  # so that a restart still knows what a lost lease cost
         for each in instructions:
             self._decided.append((job, row, each))
         if instructions:
@@ -229,7 +231,8 @@ class Coordinator:
                 if isinstance(row.state, t.Leased) and row.state.lease.id == id:
                     self._deal(job, row, self.members[node], id)
             case t.Queue(_, reason, wasted):
-                job.moved(row, reason, wasted)
+                if reason != t.TAKEN_BACK:
+                    job.moved(row, reason, wasted)
                 self._place_due = True
                 self._wake.set()
             case t.Confirm(id, node):

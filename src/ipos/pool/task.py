@@ -11,6 +11,8 @@ from ipos.pool import lease as l
 from ipos.pool.machine import Answer, Event, Instruction, Machine, State
 from ipos.wire import limits
 
+TAKEN_BACK = "taken back before it began: another node was free sooner"
+
 
 class Past(State, frozen=True):
     """A lease that ended without a result: on `node`, for `reason`, after `wasted_s` seconds of running."""
@@ -154,7 +156,7 @@ def _of_lease(state: Leased, event: OfLease) -> Answer:
         if isinstance(each, l.Requeue):
             return _again(state, Past(each.node, each.reason, each.fault, each.wasted_s))
     if isinstance(new, l.Withdrawn):
-        return _again(state, Past(new.node, "taken back before it began: another node was free sooner", False, 0.0))
+        return _again(state, Past(new.node, TAKEN_BACK, False, 0.0))
     raise AssertionError(f"a lease ended as {type(new).__name__} without saying what becomes of its task")
 
 

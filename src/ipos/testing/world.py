@@ -1,0 +1,321 @@
+"""World: real nodes in one process, virtual time, a seeded network; machines are unplugged, put to sleep, cut off, killed and started again.
+
+    async def story() -> None:
+        async with World(seed=7, machines=3) as world:
+            job = await world.map(20)
+            world.unplug("m1")
+            await world.finish(job)
+            world.check(job)
+
+    run(story())
+
+What is real: the node, its journal (SQLite on disk), its file servers, 9P between nodes, all machines of the pool, UnixFS and records.
+What is not: the network, the clock, block stores (memory that survives a kill), and the programs, which sleep and then upper-case their input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from ipos.identity import keys, machines
+from ipos.identity.machines import Machine, MachineList
+from ipos.node.daemon import Node
+from ipos.pool.execute import Ran
+from ipos.pool.jobs import Job
+from ipos.pool.journal import Journal
+from ipos.pool.records import Task
+from ipos.store import unixfs
+from ipos.store.blocks import MemoryStore
+from ipos.testing.memory import MemoryNet, Wires, pipe
+from ipos.testing.time import VirtualLoop, WorldClock, run
+from ipos.tree.ninep.client import Client
+from ipos.tree.ninep.transport import ServerProtocol
+from ipos.wire.errors import Gone
+
+__all__ = ["VirtualLoop", "World", "run"]
+
+GIB = 1 << 30
+
+
+async def inline(function: Callable[[], Any]) -> Any:
+    """Off the loop, as far as virtual time is concerned: at once."""
+    return function()
+
+
+class SleepRun:
+    """A run that takes `seconds` of its machine's waking time and then gives its input in capitals."""
+
+    def __init__(self, executor: SleepExecutor, task: Task, seconds: float) -> None:
+        self._executor, self._task, self._left = executor, task, seconds
+        self._going = asyncio.Event()
+        self._going.set()
+        self.dead = False
+
+    async def wait(self) -> Ran:
+        began = self._left
+        while self._left > 0:
+            await self._going.wait()
+            piece = min(0.25, self._left)
+            await self._executor.clock.sleep(piece)
+            if self._going.is_set():
+                self._left -= piece
+        store = self._executor.store
+        body = unixfs.read(store, self._task.stdin) if self._task.stdin is not None else b""
+        self._executor.computed += 1
+        stdout, stderr = unixfs.add_bytes(store, body.upper()), unixfs.add_bytes(store, b"")
+        return Ran(0, "", stdout, stderr, None, began, began, 1 << 20)
+
+    def pause(self) -> None:
+        self._going.clear()
+
+    def resume(self) -> None:
+        self._going.set()
+
+    async def kill(self) -> None:
+        self.dead = True
+
+    def peek(self, which: str, offset: int, count: int) -> bytes:
+        return b""
+
+
+class SleepExecutor:
+    """`execute.Executor`. Fails as a node does now and then: `faults` is the chance of it per task."""
+
+    def __init__(self, clock: WorldClock, store: MemoryStore, dice: random.Random, speed: float) -> None:
+        self.clock, self.store, self._dice, self._speed = clock, store, dice, speed
+        self.computed = 0
+        self.faults = 0.0
+
+    async def start(self, key: str, task: Task, say: Callable[[str], None]) -> SleepRun:
+        if self._dice.random() < self.faults:
+            raise Gone("the disk of this node is full (a planted fault)")
+        return SleepRun(self, task, self._dice.uniform(0.2, 4.0) / self._speed)
+
+    async def discard(self, key: str) -> None:
+        return
+
+
+class SleepLoad:
+    def __init__(self, machine: str, slots: int, speed: float) -> None:
+        self.machine, self.slots, self.speed = machine, slots, speed
+
+    def figures(self, busy: int) -> dict[str, Any]:
+        return {
+            "cores": self.slots, "slots": self.slots, "said": False, "speed": self.speed, "memory_total": 8 * GIB,
+            "memory_free": 4 * GIB, "foreign": 0.0, "platform": "virtual", "machine": self.machine, "declined": "",
+        }  # fmt: skip
+
+
+class WorldNode(Node):
+    """A node whose own tree is reached without a socket."""
+
+    wires: Wires
+
+    async def local_client(self) -> Client:
+        client = Client()
+        pipe(self.wires, self.net.peer, self.net.peer, client, ServerProtocol(self.trees.attach, self.me))
+        return await client.attach()
+
+
+class Site:
+    """One machine: what stays when its node is killed."""
+
+    def __init__(self, world: World, name: str, directory: Path) -> None:
+        self.world, self.name, self.home = world, name, directory
+        self.peer = f"peer-{name}"
+        (directory / "keys").mkdir(parents=True)
+        self.run_key = keys.create(directory / "keys" / "run")
+        self.store = MemoryStore()
+        self.clock = WorldClock(world.dice.uniform(0, 1e6))
+        self.speed = world.dice.choice((0.5, 1.0, 2.0))
+        self.slots = world.dice.choice((1, 2, 4))
+        self.executor = SleepExecutor(self.clock, self.store, world.dice, self.speed)
+        self.node: WorldNode | None = None
+
+    @property
+    def up(self) -> bool:
+        return self.node is not None
+
+    def entry(self) -> Machine:
+        return Machine(name=self.name, peer=self.peer, run=self.run_key.address, machine=self.name)
+
+    def start(self) -> None:
+        net = MemoryNet(self.world.wires, self.peer, self.clock, self.store)
+        body = (self.home / "keys" / "machines").read_bytes()
+        import msgspec
+
+        mine = msgspec.json.decode(body, type=MachineList)
+        journal = Journal(self.home / "journal.sqlite", inline, durable=False)
+        self.node = WorldNode(
+            home=self.home, name=self.name, run_key=self.run_key, account=None, mine=mine, machine=self.name,
+            clock=self.clock, net=net, store=self.store, journal=journal, executor=self.executor,
+            load=SleepLoad(self.name, self.slots, self.speed), offload=inline,
+        )  # fmt: skip
+        self.node.wires = self.world.wires
+        self.node.start()
+
+    async def kill(self, silent: bool) -> None:
+        """kill -9 (or a pulled plug): nothing is written any more, nothing is said."""
+        node, self.node = self.node, None
+        if node is None:
+            return
+        net = node.net
+        assert isinstance(net, MemoryNet)
+        net.vanish(silent)
+        node.journal.die()
+        tasks = [*node.parts()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        node.journal.close()
+
+
+class World:
+    """`machines` nodes m0, m1, ... of one account; m0 hands in jobs. The same seed is the same story."""
+
+    def __init__(self, seed: int, machines: int = 3) -> None:
+        self.seed = seed
+        self.dice = random.Random(seed)
+        self.wires = Wires(self.dice)
+        self.directory = Path(tempfile.mkdtemp(prefix="ipos-world-"))
+        self.sites: dict[str, Site] = {}
+        self._count = machines
+        self._inputs = 0
+        self._stories: set[asyncio.Task[Any]] = set()
+
+    async def __aenter__(self) -> World:
+        for i in range(self._count):
+            self.sites[f"m{i}"] = Site(self, f"m{i}", self.directory / f"m{i}")
+        account = keys.create(self.directory / "account")
+        lst = machines.sign(account, 1, tuple(site.entry() for site in self.sites.values()))
+        import msgspec
+
+        for site in self.sites.values():
+            (site.home / "keys" / "machines").write_bytes(msgspec.json.encode(lst))
+            site.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._stories:
+            task.cancel()
+        for site in self.sites.values():
+            await site.kill(silent=False)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    # ---- work
+
+    @property
+    def first(self) -> WorldNode:
+        node = self.sites["m0"].node
+        if node is None:
+            raise Gone("m0 is off")
+        return node
+
+    async def map(self, tasks: int, grace_s: float = 6.0) -> int:
+        """Hand in a job of so many tasks on m0; its number."""
+        program = self.directory / "upper.py"
+        program.write_text("print(input().upper())\n")
+        over: list[dict[str, str]] = []
+        for _ in range(tasks):
+            path = self.directory / f"in-{self._inputs}"
+            self._inputs += 1
+            path.write_text(f"seed {self.seed} input {path.name} {self.dice.random()}")
+            over.append({"name": path.name, "path": str(path)})
+        spec = {"program": str(program), "over": over, "out": str(self.directory / "out"), "grace_s": grace_s}
+        return (await self.first.submit(json.dumps(spec).encode())).id
+
+    def job(self, id: int) -> Job:
+        return self.first.coordinator.jobs[id]
+
+    async def finish(self, id: int, within_s: float = 3600.0) -> None:
+        """Wait until the job is over; `TimeoutError` names the seed."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within_s
+        while self.sites["m0"].node is None or not self.job(id).over:
+            if loop.time() > deadline:
+                raise TimeoutError(
+                    f"seed {self.seed}: job {id} did not end: {self.job(id).status()}\n"
+                    + "".join(map(self.job(id).why, self.job(id).rows))
+                )
+            await asyncio.sleep(0.5)
+
+    def check(self, id: int) -> None:
+        """Every task done, every output what a plain run gives. AssertionError names the seed."""
+        job = self.job(id)
+        status = job.status()
+        assert status["done"] == status["total"] == len(job.rows), f"seed {self.seed}: {status}"
+        assert job.spec.over is not None
+        for one in job.spec.over:
+            want = Path(one.path).read_bytes().upper()
+            got = (self.directory / "out" / one.name).read_bytes()
+            assert got == want, f"seed {self.seed}: {one.name} is {got!r}"
+
+    # ---- weather
+
+    def _later(self, work: Awaitable[None]) -> None:
+        async def story() -> None:
+            await work
+
+        task = asyncio.create_task(story())
+        self._stories.add(task)
+
+    def sleep(self, name: str, seconds: float) -> None:
+        """Close the lid of a machine for so long."""
+
+        async def lid() -> None:
+            site = self.sites[name]
+            site.clock.freeze()
+            await asyncio.sleep(seconds)
+            site.clock.thaw()
+
+        self._later(lid())
+
+    def partition(self, a: str, b: str, seconds: float) -> None:
+        async def cut() -> None:
+            pair = frozenset((self.sites[a].peer, self.sites[b].peer))
+            self.wires.cut.add(pair)
+            await asyncio.sleep(seconds)
+            self.wires.cut.discard(pair)
+
+        self._later(cut())
+
+    def kill(self, name: str, seconds: float, silent: bool = False) -> None:
+        """kill -9 of a node (`silent`: its plug is pulled); it is started again after so many seconds."""
+
+        async def dead() -> None:
+            site = self.sites[name]
+            if site.node is None:
+                return
+            await site.kill(silent)
+            await asyncio.sleep(seconds)
+            if not site.up:
+                site.start()
+
+        self._later(dead())
+
+    def unplug(self, name: str, seconds: float = 1e6) -> None:
+        self.kill(name, seconds, silent=True)
+
+    async def weather(self, events: int) -> None:
+        """So many faults, of every kind, at random moments; m0 only dies for a while."""
+        names = list(self.sites)
+        for _ in range(events):
+            await asyncio.sleep(self.dice.uniform(0.1, 6.0))
+            name, other = self.dice.sample(names, 2)
+            seconds = self.dice.choice((0.5, 3.0, 8.0, 30.0))
+            match self.dice.randrange(4):
+                case 0:
+                    self.sleep(name, seconds)
+                case 1:
+                    self.partition(name, other, seconds)
+                case 2:
+                    self.kill(name, seconds)
+                case _:
+                    self.unplug(name, seconds)

@@ -34,7 +34,7 @@ def say(words: str) -> None:
 
 def ipos(home: Path, *arguments: str, timeout: float = 60) -> str:
     environment = {**os.environ, "IPOS_HOME": str(home)}
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: PLW1510
         [str(IPOS), *arguments],
         env=environment,
         capture_output=True,

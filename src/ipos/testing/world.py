@@ -20,7 +20,7 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +205,7 @@ class World:
     async def __aexit__(self, *_: object) -> None:
         for task in self._stories:
             task.cancel()
+        await asyncio.gather(*self._stories, return_exceptions=True)
         for site in self.sites.values():
             await site.kill(silent=False)
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -259,12 +260,8 @@ class World:
 
     # ---- weather
 
-    def _later(self, work: Awaitable[None]) -> None:
-        async def story() -> None:
-            await work
-
-        task = asyncio.create_task(story())
-        self._stories.add(task)
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        self._stories.add(asyncio.create_task(work))
 
     def sleep(self, name: str, seconds: float) -> None:
         """Close the lid of a machine for so long."""

@@ -242,7 +242,8 @@ class Node:
                 entry = json.loads(where.read_text())
             except (OSError, ValueError):
                 continue
-            places[entry["peer"]] = tuple(entry["addresses"])
+            if Path(f"/proc/{entry['pid']}").exists():  # a node that was killed leaves its file behind
+                places[entry["peer"]] = tuple(entry["addresses"])
         places.pop(self.net.peer, None)
         return list(places.items())
 
@@ -420,7 +421,9 @@ async def serve(home: Home) -> None:
         node.trees.native = executor
         server = await serve_unix(home.socket, lambda: ServerProtocol(node.trees.attach, node.me, node.trees.left))
         node.start()
-        (home.run_dir / "where").write_text(json.dumps({"peer": net.peer, "addresses": net.addresses()}))
+        (home.run_dir / "where").write_text(
+            json.dumps({"pid": os.getpid(), "peer": net.peer, "addresses": net.addresses()})
+        )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, node.stopping.set)

@@ -212,38 +212,54 @@ class Joining:
         mine = self._mine()
         if len(mine.machines) > 1:
             raise Refused(f"this machine belongs to an account with {len(mine.machines)} machines already")
+        attempts = [asyncio.create_task(self._attempt(code, peer, addresses, mine)) for peer, addresses in places]
         reasons: list[str] = []
-        for peer, addresses in places:
-            machine = join.Joiner(code, peer, self._me(), mine.account, len(mine.machines) - 1)
-            messages = Messages()
-            try:
-                await self.net.dial(peer, join.PROTOCOL, lambda m=messages: m, addresses)
-                for step in machine.start():
-                    assert isinstance(step, join.Send)
-                    messages.send(step.body)
-                for step in machine.received(await messages.next()):
-                    match step:
-                        case join.Ask(words, _):
-                            id = os.urandom(4).hex()
-                            self._joins[id] = messages, machine
-                            return json.dumps({"id": id, "words": words})
-                        case join.Send(body):
-                            messages.send(body)
-                        case join.Fail(sentence):
-                            reasons.append(sentence)
-                        case _:
-                            pass
-            except (OSError, TimeoutError) as error:
-                reasons.append(str(error) or "no answer in time")
-            await asyncio.sleep(0.05)
-            messages.close()
-            if reasons and "wrong code" in reasons[-1]:
-                break
+        try:
+            for attempt in asyncio.as_completed(attempts):
+                answer, reason = await attempt
+                if answer is not None:
+                    return answer
+                reasons.append(reason)
+                if "wrong code" in reason:
+                    break
+        finally:
+            for attempt in attempts:
+                attempt.cancel()
         if not reasons:
             raise Refused(
                 "no machine that invites was found nearby: join with the text of the QR instead of the spoken code"
             )
         raise Refused(next((r for r in reasons if "wrong code" in r), reasons[-1]))
+
+    async def _attempt(
+        self, code: codes.Code, peer: str, addresses: tuple[str, ...], mine: MachineList
+    ) -> tuple[str | None, str]:
+        """(the answer to read, "") from the machine that has this invite, (None, the reason) from any other."""
+        machine = join.Joiner(code, peer, self._me(), mine.account, len(mine.machines) - 1)
+        messages = Messages()
+        reason = "it did not go on"
+        try:
+            await self.net.dial(peer, join.PROTOCOL, lambda: messages, addresses)
+            for step in machine.start():
+                assert isinstance(step, join.Send)
+                messages.send(step.body)
+            for step in machine.received(await messages.next()):
+                match step:
+                    case join.Ask(words, _):
+                        id = os.urandom(4).hex()
+                        self._joins[id] = messages, machine
+                        return json.dumps({"id": id, "words": words}), ""
+                    case join.Send(body):
+                        messages.send(body)
+                    case join.Fail(sentence):
+                        reason = sentence
+                    case _:
+                        pass
+        except (OSError, TimeoutError) as error:
+            reason = str(error) or "no answer in time"
+        await asyncio.sleep(0.05)
+        messages.close()
+        return None, reason
 
     async def _finish(self, id: str, yes: bool) -> str:
         messages, machine = self._joins.pop(id)

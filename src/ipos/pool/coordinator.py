@@ -30,7 +30,7 @@ from ipos.wire.record import cid_of, decode, encode
 
 log = logging.getLogger("ipos.coordinator")
 
-TICK_S = 0.5
+TICK_S = 1.0
 LOOK_AHEAD = 64  # pending tasks looked at when the first in line fits nowhere
 AHEAD_S = 0.1  # a node is dealt so much work beyond its slots, so that it never waits for a message
 AHEAD_MOST = 64

@@ -25,7 +25,13 @@ class Ran(NamedTuple):
 class Run(Protocol):
     """One running task."""
 
-    async def wait(self) -> Ran: ...
+    async def exited(self) -> None:
+        """Return when it uses the machine no more: its slot is free."""
+        ...
+
+    async def wait(self) -> Ran:
+        """What it came to, when its outputs are in the store."""
+        ...
 
     def pause(self) -> None: ...
 

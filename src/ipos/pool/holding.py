@@ -30,7 +30,7 @@ from ipos.wire.record import cid_of, decode, encode
 
 log = logging.getLogger("ipos.holding")
 
-TICK_S = 0.5
+TICK_S = 1.0
 
 
 class Load(Protocol):
@@ -56,6 +56,7 @@ class Held:
         self.outcome: dict[str, Any] | None = None
         self.says = "waits for a slot"
         self.began: float | None = None
+        self.off = False
 
     @property
     def word(self) -> str:
@@ -140,7 +141,7 @@ class Holding:
 
     @property
     def busy(self) -> int:
-        return sum(isinstance(held.state, (h.Busy, h.Paused)) for held in self.leases.values())
+        return sum(isinstance(held.state, (h.Busy, h.Paused)) and not held.off for held in self.leases.values())
 
     # ---- life
 
@@ -264,6 +265,9 @@ class Holding:
         held.run = await self.executor.start(key, task, say)
         if isinstance(held.state, h.Paused):
             held.run.pause()
+        await held.run.exited()
+        held.off = True  # its outputs are still to be stored; the next may begin
+        self._turns()
         ran: Ran = await held.run.wait()
         if ran.fault:
             return {"event": "fault", "lease": held.deal.id, "reason": ran.fault}

@@ -53,24 +53,25 @@ class SleepRun:
     """A run that takes `seconds` of its machine's waking time and then gives its input in capitals."""
 
     def __init__(self, executor: SleepExecutor, task: Task, seconds: float) -> None:
-        self._executor, self._task, self._left = executor, task, seconds
+        self._executor, self._task, self._left, self._seconds = executor, task, seconds, seconds
         self._going = asyncio.Event()
         self._going.set()
         self.dead = False
 
-    async def wait(self) -> Ran:
-        began = self._left
+    async def exited(self) -> None:
         while self._left > 0:
             await self._going.wait()
             piece = min(0.25, self._left)
             await self._executor.clock.sleep(piece)
             if self._going.is_set():
                 self._left -= piece
+
+    async def wait(self) -> Ran:
         store = self._executor.store
         body = unixfs.read(store, self._task.stdin) if self._task.stdin is not None else b""
         self._executor.computed += 1
         stdout, stderr = unixfs.add_bytes(store, body.upper()), unixfs.add_bytes(store, b"")
-        return Ran(0, "", stdout, stderr, None, began, began, 1 << 20)
+        return Ran(0, "", stdout, stderr, None, self._seconds, self._seconds, 1 << 20)
 
     def pause(self) -> None:
         self._going.clear()

@@ -49,7 +49,7 @@ class NativeRun:
         self.killed = ""
         self._executor = executor
 
-    async def wait(self) -> Ran:
+    async def exited(self) -> None:
         limit = self.task.limits.wall_ms / 1000
         if limit and not self.ended.done():
             timer = asyncio.ensure_future(self._executor.clock.sleep(limit))
@@ -58,6 +58,9 @@ class NativeRun:
             if not self.ended.done():
                 self.killed = f"ran longer than {limit:g} s (allow more with --timeout)"
                 self._executor.send(op="kill", key=self.key)
+        await asyncio.shield(self.ended)
+
+    async def wait(self) -> Ran:
         event = await asyncio.shield(self.ended)
         if "fault" in event:
             return Ran(fault=event["fault"])

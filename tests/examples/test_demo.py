@@ -19,7 +19,9 @@ def test_a_stubbed_network_process_fails_the_demo(tmp_path: Path) -> None:
     stub.write_text("#!/bin/sh\nexec sleep 60 <&-\n")
     stub.chmod(0o755)
     environment = {**os.environ, "IPOS_NETD": str(stub), "XDG_RUNTIME_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, str(DEMO)], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, str(DEMO)], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 1
     assert "the demo failed: ipos up" in done.stderr
 

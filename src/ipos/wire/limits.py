@@ -44,3 +44,8 @@ faults_per_task = 3  # a task that so many nodes could not even run is given up
 # native tasks
 output_bytes = 256 * MiB  # default limit of what one task may print, and of each file it writes
 stderr_tail_bytes = 4 * KiB
+task_memory_min_bytes = 32 * MiB  # a smaller memory limit is refused: no interpreter starts under it
+task_processes = 4096  # processes and threads of one task
+task_open_files = 1024  # soft limit; a program that wants more may raise it
+task_disk_margin_bytes = 1 * MiB  # a task that failed with less than this left on the disk failed because of the disk
+environment_build_s = 900.0

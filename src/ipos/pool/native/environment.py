@@ -1,168 +1,182 @@
 """Environments of scripts, reduced to one form: a Python version and pinned requirements with hashes, as one record.
 
-Declared by a PEP 723 block (https://peps.python.org/pep-0723/), a uv.lock of the script's project, or `--with`; resolved once, by uv, on the node
-where the job is handed in; built once per machine, by uv, in HOME/env/<cid>. A build that was killed is done again from the start.
+Declared by a PEP 723 block, a lock beside the script, the uv.lock of the script's project, or `--with`; resolved once, by uv, where the job
+is handed in (`resolve`); built once per machine, by uv, from the record alone, in HOME/env/KEY (`Builds`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-import shutil
 import sys
-import tomllib
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ipos.pool.native import clear, declared, kernel, uv
+from ipos.pool.native.runner import base_python
 from ipos.wire.errors import Refused
 from ipos.wire.record import Record
 
-BLOCK = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
-LIMIT_S = 600.0
+Say = Callable[[str], None]
+
+HERE = (sys.version_info.major, sys.version_info.minor, sys.version_info.micro)
+STAMP = "complete"
+QUIET = ("--quiet", "--no-header", "--no-annotate")
+LOCAL = re.compile(r"^(-e |\.{0,2}/|file:)|@ file:")
+PACKAGES = {  # what is imported under another name than it is installed by
+    "PIL": "pillow", "bs4": "beautifulsoup4", "cv2": "opencv-python-headless", "dateutil": "python-dateutil", "skimage": "scikit-image",
+    "sklearn": "scikit-learn", "yaml": "pyyaml",
+}  # fmt: skip
 
 
 class Environment(Record, frozen=True, kw_only=True):
-    """`python`: "3.11"; `requirements`: text in pip's format, every version pinned."""
+    """`python`: "3.11"; `requirements`: text in pip's format, every version pinned, with hashes. Its CID is its key."""
 
     v: int = 1
     python: str
     requirements: str
 
-
-def declared(script: Path) -> tuple[list[str], str | None] | None:
-    """Requirements and requires-python of the script's PEP 723 block; None if it has none. `Refused` if it cannot be read."""
-    found = BLOCK.search(script.read_text(errors="replace"))
-    if found is None:
-        return None
-    text = "".join(
-        line[2:] if line.startswith("# ") else line[1:] for line in found["content"].splitlines(keepends=True)
-    )
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise Refused(f"{script.name}: its '# /// script' block cannot be read: {error}") from None
-    needs = table.get("dependencies", [])
-    if not isinstance(needs, list) or not all(isinstance(one, str) for one in needs):
-        raise Refused(f"{script.name}: 'dependencies' in its '# /// script' block must be a list of strings")
-    return list(needs), table.get("requires-python")
+    @property
+    def counted(self) -> str:
+        """ "6 packages"."""
+        count = sum(not line.startswith((" ", "-")) for line in self.requirements.splitlines())
+        return f"{count} package{'' if count == 1 else 's'}"
 
 
-def project_of(script: Path) -> Path | None:
-    """The nearest directory above with a uv.lock, not beyond the root of a git repository."""
-    for directory in script.resolve().parents:
-        if (directory / "uv.lock").is_file():
-            return directory
-        if (directory / ".git").exists():
-            return None
-    return None
+async def resolve(script: Path, withs: Sequence[str], say: Say, run: uv.Run = uv.plainly) -> Environment | None:
+    """The environment that the script asks for, None if it asks for none. `Refused` with uv's reason if there is no such thing.
 
-
-async def _uv(arguments: Sequence[str], stdin: str = "") -> tuple[int, str, str]:
-    from uv import find_uv_bin
-
-    process = await asyncio.create_subprocess_exec(
-        find_uv_bin(), *arguments,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            out, err = await process.communicate(stdin.encode())
-    except TimeoutError:
-        raise Refused(f"uv took longer than {LIMIT_S:g} s: {' '.join(arguments[:2])}") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace")
-
-
-def _sentence(err: str) -> str:
-    """What uv says, in one line."""
-    words = re.sub(r"\x1b\[[0-9;]*m", "", err)
-    words = re.sub(r"[\s│╰─▶×]+", " ", words).strip()
-    return words[:600]
-
-
-async def resolve(script: Path, withs: Sequence[str], say: Callable[[str], None]) -> Environment | None:
-    """The environment that the script asks for, None if it asks for none. `Refused` with uv's reason if there is no such thing."""
-    block = declared(script)
-    project = None if block is not None else project_of(script)
-    needs = [*(block[0] if block else []), *withs]
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if project is not None:
-        say(f"reading {project.name}/uv.lock")
-        arguments = ["export", "--frozen", "--no-emit-project", "--no-dev", "--quiet", "--project", str(project)]
-        code, out, err = await _uv(arguments)
-        if code:
-            raise Refused(f"{project}/uv.lock cannot be used: {_sentence(err)}")
-        needs = [out, *needs] if out.strip() else needs
+    A lock is taken as it is; what is not locked is resolved for all platforms at once. `say` gets lines of progress. `run`:
+    `uv.isolated(runner)` where even metadata of packages must not be built within reach of the keys.
+    """
+    block = await asyncio.to_thread(declared.block, script)
+    project = None if block is not None else declared.project_of(script)
+    if block is not None and declared.lock_of(script) is not None:
+        python = declared.choose_python(block.python, HERE)
+        say(f"reading {script.name}.lock")
+        pins = await _export(
+            ["--script", str(script)], f"{script.name}.lock", f"uv lock --script {script.name}", python, run
+        )
+    elif project is not None:
+        lock = declared.read_lock(project / "uv.lock")
+        python = declared.choose_python(lock.python, HERE)
+        say(f"reading uv.lock of {project.name}")
+        if lock.local:
+            say(f"left out {', '.join(lock.local)}: only published packages travel")
+        arguments = ["--project", str(project), "--no-emit-project", "--no-emit-local", "--no-dev"]
+        pins = await _export(arguments, f"{project}/uv.lock", f"uv lock --project {project}", python, run)
+    elif block is not None:
+        python = declared.choose_python(block.python, HERE)
+        pins = ""
+    else:
         if not withs:
-            return Environment(python=python, requirements=_bare(out)) if out.strip() else None
-    if not needs:
+            return None
+        python, pins = declared.choose_python("", HERE), ""
+    open_needs = [*(block.needs if block is not None and not pins else ()), *withs]
+    if open_needs:
+        inputs = [str(script)] if block is not None and not pins else []
+        pins = await _compile(script.name, inputs, [pins, *withs], python, say, run)
+    elif not pins and block is None:
         return None
-    say(f"resolving {', '.join(withs or needs)[:200]}")
-    arguments = [
-        "pip",
-        "compile",
-        "-",
-        "--universal",
-        "--generate-hashes",
-        "--quiet",
-        "--no-header",
-        "--python-version",
-        python,
-    ]
-    code, out, err = await _uv(arguments, "\n".join(needs) + "\n")
-    if code:
-        raise Refused(f"{script.name}: its packages cannot be resolved: {_sentence(err)}")
-    return Environment(python=python, requirements=_bare(out))
+    for line in pins.splitlines():
+        if LOCAL.search(line):
+            raise Refused(
+                f"{script.name} needs {line.split(' --hash')[0].strip()}, a directory of this machine: only published packages travel"
+            )
+    return Environment(python=python, requirements=pins)
 
 
-def _bare(requirements: str) -> str:
+async def _export(arguments: list[str], lock: str, fix: str, python: str, run: uv.Run) -> str:
+    ask = ["export", *arguments, *QUIET, "--python", _interpreter(python)]
+    said = await run([*ask, "--locked"], "", ())
+    if said.no_network:
+        said = await run([*ask, "--frozen"], "", ())
+    if said.code and "needs to be updated" in said.err:
+        raise Refused(f"{lock} is out of date: run {fix}")
+    return bare(said.check(f"{lock} cannot be used"))
+
+
+async def _compile(name: str, inputs: list[str], more: list[str], python: str, say: Say, run: uv.Run) -> str:
+    say(f"resolving the packages of {name}")
+    ask = ["pip", "compile", *inputs, "-", "--universal", "--generate-hashes", *QUIET, "--python-version", python]
+    text = "\n".join(more) + "\n"
+    said = await run(ask, text, ())
+    if said.no_network:
+        say("no network: resolving from what uv has cached")
+        offline = await run([*ask, "--offline"], text, ())
+        said = said if offline.code else offline
+    pins = bare(said.check(f"the packages of {name} cannot be resolved"))
+    say(f"resolved {Environment(python=python, requirements=pins).counted}")
+    return pins
+
+
+def bare(requirements: str) -> str:
     """Without comments, so that equal requirements are equal text."""
-    return "".join(
-        line + "\n" for line in requirements.splitlines() if line.strip() and not line.lstrip().startswith("#")
-    )
+    lines = (line.rstrip() for line in requirements.splitlines())
+    return "".join(line + "\n" for line in lines if line and not line.lstrip().startswith("#"))
+
+
+def _interpreter(version: str) -> str:
+    """For uv's --python: this machine's own interpreter where it will do, so that none has to be looked for."""
+    return str(base_python()) if version == f"{HERE[0]}.{HERE[1]}" else version
 
 
 class Builds:
-    """The environments of one home."""
+    """The environments of one home, `root` = HOME/env. One that was interrupted has no stamp, and is built again from the start."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, run: uv.Run = uv.plainly) -> None:
         self._root = root
+        self._run = run
         self._locks: dict[str, asyncio.Lock] = {}
 
-    async def interpreter(self, key: str, environment: Environment, say: Callable[[str], None]) -> Path:
+    async def interpreter(self, key: str, environment: Environment, say: Say) -> Path:
         """The python of the environment, built if it is not there. `Refused` with uv's reason if it cannot be."""
         directory = self._root / key
-        python, stamp = directory / "bin" / "python", directory / "complete"
+        python, stamp = directory / "bin" / "python", directory / STAMP
         async with self._locks.setdefault(key, asyncio.Lock()):
             if stamp.exists():
                 return python
-            if directory.exists():
-                await asyncio.to_thread(shutil.rmtree, directory)
-            count = sum(not line.startswith(" ") for line in environment.requirements.splitlines())
-            say(f"building an environment of {count} packages")
-            steps = (
-                (["venv", "--quiet", "--python", environment.python, str(directory)], ""),
-                (
-                    ["pip", "install", "--quiet", "--python", str(python), "--no-deps", "-r", "-"],
-                    environment.requirements,
-                ),
-            )
-            for arguments, stdin in steps:
-                code, _, err = await _uv(arguments, stdin)
-                if code:
-                    raise Refused(f"the environment cannot be built here: {_sentence(err)}")
-            stamp.write_text("")
-            say(f"built an environment of {count} packages")
+            await asyncio.to_thread(_begin, directory)
+            began = time.monotonic()
+            say(f"building an environment of {environment.counted}")
+            ask = ["venv", "--quiet", "--no-project", "--allow-existing", "--python", _interpreter(environment.python)]
+            said = await self._run([*ask, str(directory)], "", [directory])
+            said.check(f"this machine has no Python {environment.python} and cannot get it")
+            if environment.requirements:
+                await self._install(environment, python, directory)
+            await asyncio.to_thread(_stamp, stamp)
+            say(f"installed {environment.counted} in {time.monotonic() - began:.1f} s")
             return python
+
+    async def _install(self, environment: Environment, python: Path, directory: Path) -> None:
+        """From uv's cache alone if all is in it; tasks cannot write here, so bytecode is compiled now or never."""
+        ask = ["pip", "install", "--quiet", "--no-deps", "--compile-bytecode", "--python", str(python), "-r", "-"]
+        if "@ git+" not in environment.requirements:  # those are pinned by their commit
+            ask.append("--require-hashes")
+        said = await self._run([*ask, "--offline"], environment.requirements, [directory])
+        if said.code:
+            said = await self._run(ask, environment.requirements, [directory])
+        said.check("its environment cannot be built here")
+
+
+def _begin(directory: Path) -> None:
+    clear.remove(str(directory))
+    directory.mkdir(parents=True, mode=0o755)
+
+
+def _stamp(path: Path) -> None:
+    """After everything else is on disk, so that a stamp that survives a crash tells the truth."""
+    kernel.sync_disk(str(path.parent))
+    path.touch()
+    kernel.sync_disk(str(path.parent))
 
 
 def hint(name: str, stderr: str) -> str | None:
-    """What would fix a script that lacks a package."""
+    """What would fix a script that lacks a package, None if that is not what is wrong with it."""
     found = re.search(r"ModuleNotFoundError: No module named '([\w.]+)'", stderr)
     if found is None:
         return None
-    package = found[1].split(".")[0]
+    module = found[1].split(".")[0]
+    package = PACKAGES.get(module, module)
     return f"{name} needs {package}: add --with {package}, or a '# /// script' block that names it"

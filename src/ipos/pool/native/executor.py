@@ -1,109 +1,75 @@
-"""NativeExecutor: runs tasks on this machine through the warm parent. `execute.Executor` says what it promises."""
+"""NativeExecutor: tasks of the pool on NativeRunner. Content comes from the store and goes back into it. `execute.Executor` promises."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-import os
-import shutil
-import signal
-import socket
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ipos.pool.execute import Ran
+from ipos.pool.native import uv, workdir
 from ipos.pool.native.environment import Builds, Environment
+from ipos.pool.native.process import Limits, Outcome, Program
+from ipos.pool.native.runner import NativeRunner, Process
+from ipos.pool.native.workdir import Source
 from ipos.pool.records import Task
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
 from ipos.wire.clock import Clock
-from ipos.wire.errors import Refused
 from ipos.wire.record import decode
-
-log = logging.getLogger("ipos.native")
-
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-ONE_CORE = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")  # one slot is one core
-
-
-def base_python() -> str:
-    """The interpreter of scripts that declare no environment: the one that the node's own environment was made from."""
-    return os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
 
 
 class NativeRun:
     """`execute.Run`."""
 
-    def __init__(self, executor: NativeExecutor, key: str, directory: Path, task: Task) -> None:
-        self.key = key
-        self.directory = directory
-        self.task = task
-        self.ended: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self.started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.began = 0.0
-        self.killed = ""
-        self._executor = executor
+    def __init__(self, process: Process, store: BlockStore) -> None:
+        self._process = process
+        self._store = store
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
 
     async def wait(self) -> Ran:
-        limit = self.task.limits.wall_ms / 1000
-        if limit and not self.ended.done():
-            timer = asyncio.ensure_future(self._executor.clock.sleep(limit))
-            await asyncio.wait((timer, self.ended), return_when=asyncio.FIRST_COMPLETED)
-            timer.cancel()
-            if not self.ended.done():
-                self.killed = f"ran longer than {limit:g} s (allow more with --timeout)"
-                self._executor.send(op="kill", key=self.key)
-        event = await asyncio.shield(self.ended)
-        if "fault" in event:
-            return Ran(fault=event["fault"])
-        return await asyncio.to_thread(self._collect, event, time.monotonic() - self.began)
+        outcome = await self._process.wait()
+        if outcome.fault is not None:
+            return Ran(fault=outcome.fault)
+        return await asyncio.to_thread(self._collect, outcome)
 
-    def _collect(self, event: dict[str, Any], wall: float) -> Ran:
+    def _collect(self, outcome: Outcome) -> Ran:
         """In a thread: what it printed and left becomes content of the store."""
-        store, code = self._executor.store, event["code"]
-        limit = self.task.limits.output_bytes
-        killed = self.killed
-        sizes = [(self.directory / which).stat().st_size for which in ("stdout", "stderr")]
-        if code == -signal.SIGXFSZ or (
-            limit and code != 0 and max(sizes) >= limit
-        ):  # Python ignores the signal and fails
-            killed = f"wrote more than {limit / (1 << 20):g} MiB to one file (allow more with --max-output)"
+        status = outcome.exit if outcome.exit is not None else -(outcome.signal or 0)
         try:
-            stdout, _ = unixfs.add_file(store, self.directory / "stdout")
-            stderr, _ = unixfs.add_file(store, self.directory / "stderr")
-            left = self._left()
-            directory = unixfs.add_dir(store, self.directory / "cwd") if left else None
+            stdout, _ = unixfs.add_file(self._store, outcome.stdout)
+            stderr, _ = unixfs.add_file(self._store, outcome.stderr)
+            left = workdir.left(outcome.dir, self._process.given)
+            directory = unixfs.add_dir(self._store, outcome.dir) if left else None
         except OSError as error:
             return Ran(fault=f"its output cannot be stored: {error}")
-        return Ran(code, killed, stdout, stderr, directory, event["cpu_s"], wall, event["rss"])
-
-    def _left(self) -> bool:
-        """Whether the task made files; its inputs are taken away first."""
-        cwd = self.directory / "cwd"
-        for name in self.task.files:
-            (cwd / name).unlink(missing_ok=True)
-        shutil.rmtree(cwd / "tmp", ignore_errors=True)
-        return any(cwd.iterdir())
+        return Ran(
+            exit=status,
+            killed=outcome.killed or "",
+            stdout=stdout,
+            stderr=stderr,
+            dir=directory,
+            cpu_s=outcome.cpu_s,
+            wall_s=outcome.wall_s,
+            rss_bytes=outcome.max_rss_bytes,
+        )
 
     def pause(self) -> None:
-        self._executor.send(op="pause", key=self.key)
+        self._process.pause()
 
     def resume(self) -> None:
-        self._executor.send(op="resume", key=self.key)
+        self._process.resume()
 
     async def kill(self) -> None:
-        if not self.ended.done():
-            self._executor.send(op="kill", key=self.key)
-            await asyncio.wait((self.ended,), timeout=10)
+        await self._process.kill()
 
     def peek(self, which: str, offset: int, count: int) -> bytes:
         try:
-            with open(self.directory / which, "rb") as stream:
+            with open(self._process.directory / which, "rb") as stream:
                 stream.seek(offset)
                 return stream.read(count)
         except FileNotFoundError:
@@ -111,149 +77,63 @@ class NativeRun:
 
 
 class NativeExecutor:
-    """`home`: work/ and env/ in it are used; `hidden`: directories that tasks must not see besides the home."""
+    """`home`: work/, env/ and program/ in it are used; `hidden`: what tasks must not see besides the home, all of which must exist."""
 
     def __init__(self, *, home: Path, hidden: tuple[Path, ...], store: BlockStore, clock: Clock) -> None:
         self.store = store
-        self.clock = clock
-        self.isolation = "not started"
-        self.starts = 0
-        self._home = home
-        self._hidden = hidden
-        self._builds = Builds(home / "env")
-        self._runs: dict[str, NativeRun] = {}
-        self._process: asyncio.subprocess.Process | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._starting = asyncio.Lock()
-        self._materialising: dict[Path, asyncio.Lock] = {}
+        self.runner = NativeRunner(home, hide=hidden, clock=clock)
+        self._builds = Builds(home.resolve() / "env", uv.isolated(self.runner))
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process is not None else None
+        """Of the warm parent."""
+        return self.runner.pid
 
-    # ---- the warm parent
+    @property
+    def isolation(self) -> str:
+        """ "namespaces", "namespaces; lacks ..." or "none: why"."""
+        return self.runner.isolation
+
+    @property
+    def starts(self) -> int:
+        return self.runner.starts
 
     async def open(self) -> None:
-        """Clear what an earlier life left (its processes died with it) and start the warm parent."""
-        work = self._home / "work"
-        await asyncio.to_thread(shutil.rmtree, work, True)
-        work.mkdir(mode=0o700)
-        (self._home / "env").mkdir(mode=0o700, exist_ok=True)
-        await self._begin()
-
-    async def _begin(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-m", "ipos.pool.native.spawner",
-                str(theirs.fileno()), str(self._home), *map(str, self._hidden),
-                stdin=asyncio.subprocess.DEVNULL, pass_fds=(theirs.fileno(),), start_new_session=True,
-                env={"PATH": PATH, "LANG": "C.UTF-8"},
-            )  # fmt: skip
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=1 << 22)
-        line = await reader.readline()
-        if not line:
-            raise Refused("the worker's parent process did not start; the node's log has its message")
-        why_not = json.loads(line)["isolation"]
-        self.isolation = f"none: {why_not}" if why_not else "user and mount namespace; home and sockets hidden"
-        self.starts += 1
-        self._reader = asyncio.create_task(self._read(reader))
-
-    async def _read(self, reader: asyncio.StreamReader) -> None:
-        while line := await reader.readline():
-            event = json.loads(line)
-            run = self._runs.get(event["key"])
-            if run is None:
-                continue
-            if event["event"] == "started":
-                run.started.set_result(event["pid"])
-            elif event["event"] == "failed":
-                run.ended.set_result({"fault": f"{run.task.name} cannot be started here: {event['why']}"})
-                run.started.cancel()
-            elif not run.ended.done():
-                run.ended.set_result(event)
-        self._writer = None
-        for run in self._runs.values():
-            if not run.ended.done():
-                run.ended.set_result({"fault": "the worker process of the node was killed"})
-
-    def send(self, **command: Any) -> None:
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(json.dumps(command).encode() + b"\n")
+        """Clear what an earlier life left and start the warm parent."""
+        await self.runner.open()
 
     async def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        if self._process is not None:
-            try:
-                async with asyncio.timeout(3):
-                    await self._process.wait()
-            except TimeoutError:
-                self._process.kill()
-                await self._process.wait()
+        await self.runner.close()
 
     # ---- Executor
 
     async def start(self, key: str, task: Task, say: Callable[[str], None]) -> NativeRun:
-        async with self._starting:
-            if self._writer is None:
-                await self._begin()
-        python = await self._python(task, say)
-        directory = self._home / "work" / key
-        program = self._home / "env" / "programs" / c.text(task.program) / task.name
-        async with self._materialising.setdefault(program, asyncio.Lock()):
-            try:
-                await asyncio.to_thread(self._materialise, task, directory, program)
-            except OSError as error:
-                raise Refused(f"the task's files cannot be laid out here: {error}") from None
-        run = NativeRun(self, key, directory, task)
-        self._runs[key] = run
-        run.began = time.monotonic()
-        stdin = str(directory / "stdin") if task.stdin is not None else ""
-        limits = task.limits
-        rlimits = {"core": 0}
-        if limits.output_bytes:
-            rlimits["fsize"] = limits.output_bytes
-        if limits.memory_bytes:
-            rlimits["as"] = limits.memory_bytes
-        self.send(
-            op="start", key=key, argv=[*python, str(program), *task.args], cwd=str(directory / "cwd"), stdin=stdin,
-            stdout=str(directory / "stdout"), stderr=str(directory / "stderr"), rlimits=rlimits,
-            env=self._variables(key, directory, python),
-        )  # fmt: skip
-        return run
+        python = task.name.endswith(".py")
+        interpreter = await self._interpreter(task, say) if python else None
+        path = await self.runner.program(c.text(task.program), task.name, self._content(task.program))
+        process = await self.runner.start(
+            key,
+            Program(task.name, path, python),
+            task.args,
+            interpreter=interpreter,
+            stdin=self._content(task.stdin) if task.stdin is not None else None,
+            files={name: self._content(cid) for name, cid in task.files.items()},
+            limits=Limits(
+                output_bytes=task.limits.output_bytes,
+                memory_bytes=task.limits.memory_bytes,
+                wall_s=task.limits.wall_ms / 1000 or None,
+            ),
+        )
+        return NativeRun(process, self.store)
 
-    async def _python(self, task: Task, say: Callable[[str], None]) -> list[str]:
-        if not task.name.endswith(".py"):
-            return []
+    def _content(self, cid: bytes) -> Source:
+        return lambda path: unixfs.export(self.store, cid, path)
+
+    async def _interpreter(self, task: Task, say: Callable[[str], None]) -> Path | None:
         if task.environment is None:
-            return [base_python()]
+            return None
         environment = decode(Environment, self.store.get(task.environment))
-        return [str(await self._builds.interpreter(c.text(task.environment), environment, say))]
-
-    @staticmethod
-    def _variables(key: str, directory: Path, python: list[str]) -> dict[str, str]:
-        path = f"{Path(python[0]).parent}:{PATH}" if python else PATH
-        cwd = str(directory / "cwd")
-        fixed = {"PATH": path, "HOME": cwd, "TMPDIR": cwd + "/tmp", "LANG": "C.UTF-8", "IPOS_TASK": key}
-        return {**fixed, **dict.fromkeys(ONE_CORE, "1"), "PYTHONDONTWRITEBYTECODE": "1"}
-
-    def _materialise(self, task: Task, directory: Path, program: Path) -> None:
-        """In a thread: the program once per machine, the inputs as read-only copies, so that no task can alter another's."""
-        if not program.exists():
-            program.parent.mkdir(parents=True, exist_ok=True)
-            new = program.with_name(f".new-{directory.name}")
-            new.unlink(missing_ok=True)
-            unixfs.export(self.store, task.program, new, 0o555)
-            new.rename(program)
-        shutil.rmtree(directory, ignore_errors=True)
-        (directory / "cwd" / "tmp").mkdir(parents=True)
-        if task.stdin is not None:
-            unixfs.export(self.store, task.stdin, directory / "stdin", 0o444)
-        for name, cid in task.files.items():
-            unixfs.export(self.store, cid, directory / "cwd" / name, 0o444)
+        return await self._builds.interpreter(c.text(task.environment), environment, say)
 
     async def discard(self, key: str) -> None:
-        self._runs.pop(key, None)
-        await asyncio.to_thread(shutil.rmtree, self._home / "work" / key, True)
+        await self.runner.discard(key)

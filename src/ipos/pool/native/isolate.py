@@ -15,11 +15,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ipos.pool.native import kernel as k
+from ipos.pool.native.clear import empty
 
 NAMESPACES = k.CLONE_NEWUSER | k.CLONE_NEWNS | k.CLONE_NEWPID
 WRITABLE = ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue")
 SHOWN = ("env", "program")  # of the home, read-only; `here` is added for the task's own directory
 HERE = "here"
+OWN = ("tmp", "home")  # of each seat, in HOME/work/.seats/NAME: TMPDIR and HOME of its tasks
 RUN_KEPT = (  # of /run: how names are resolved, and what NixOS keeps its programs in
     "systemd/resolve", "resolvconf", "NetworkManager/resolv.conf", "current-system", "booted-system", "opengl-driver",
 )  # fmt: skip
@@ -53,9 +55,11 @@ class View:
         self._processes = processes
         self._work = -1
         self._mounted: list[str] = []
+        self.cwd = str(home / HERE / "cwd")
+        self.tmp, self.own_home = (str(home / HERE / name) for name in OWN)
 
-    def enter(self, uid: int, gid: int) -> None:
-        """In the first process of new namespaces: build the view. OSError says which step failed; the process must then end."""
+    def enter(self, name: str, uid: int, gid: int) -> None:
+        """In the first process of new namespaces: build the view of the seat `name`. OSError says which step failed; the process must then end."""
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
@@ -67,28 +71,31 @@ class View:
         self._work = os.open(work, os.O_PATH | os.O_DIRECTORY)
         self._devices()
         self._hide_all()
+        for each in OWN:
+            k.mount(f"/proc/self/fd/{self._work}/.seats/{name}/{each}", f"{self._home}/{HERE}/{each}", None, k.MS_BIND)
         k.set_read_only("/", True, recursive=True)
-        for path in (*self._own_mounts(), f"/proc/self/fd/{self._work}"):
+        for path in (*self._own_mounts(), f"/proc/self/fd/{self._work}", self.tmp, self.own_home):
             k.set_read_only(path, False)
         self._proc(root=uid == 0)
         os.chdir("/")
         k.keep_capabilities(1 << k.CAP_SYS_ADMIN)
         k.prctl(k.PR_SET_DUMPABLE, 0)
 
-    def let_in(self, box: str, writes: Iterable[str]) -> str:
-        """Before a task: its directory `box` (under HOME/work) becomes HOME/here, and each of `writes` can be written. Returns HOME/here."""
-        here = str(self._home / HERE)
-        self._bind(f"/proc/self/fd/{self._work}/{box}", here)
+    def let_in(self, key: str, writes: Iterable[str]) -> None:
+        """Before a task: its directory HOME/work/KEY/cwd becomes HOME/here/cwd, and each of `writes` can be written."""
+        self._bind(f"/proc/self/fd/{self._work}/{key}/cwd", self.cwd)
         for path in writes:
             self._bind(path, path)
             k.set_read_only(path, False)
-        return here
+        os.chdir(self.cwd)
 
     def let_out(self) -> None:
         """After a task."""
         os.chdir("/")
         while self._mounted:
             k.unmount(self._mounted.pop())
+        for each in (self.tmp, self.own_home):
+            empty(each)
 
     def open(self, name: str, flags: int) -> int:
         """Open a file under HOME/work, which tasks do not see."""
@@ -113,7 +120,8 @@ class View:
         home = str(self._home)
         os.makedirs(home, exist_ok=True)
         _cover(home)
-        os.mkdir(f"{home}/{HERE}")
+        for name in ("", "/cwd", *(f"/{each}" for each in OWN)):
+            os.mkdir(f"{home}/{HERE}{name}")
         for name, fd in shown.items():
             os.mkdir(f"{home}/{name}")
             k.mount(f"/proc/self/fd/{fd}", f"{home}/{name}", None, k.MS_BIND)

@@ -105,6 +105,16 @@ def keep_capabilities(mask: int) -> None:
     prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
+def sync_disk(path: str) -> None:
+    """syncfs(2): all that was written to the file system of `path` is on disk when this returns."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        if _libc.syncfs(fd) != 0:
+            _fail(f"syncfs {path}")
+    finally:
+        os.close(fd)
+
+
 def set_title(title: str) -> None:
     """What `ps` shows: the name of the process and its command line, which is overwritten where the kernel keeps it."""
     name = ctypes.create_string_buffer(title.encode()[:15])

@@ -5,7 +5,7 @@ bombs included, and if the seat dies (the node was killed) the kernel ends them.
 and two mounts, not two namespaces and two forks.
 
 It talks JSON lines with the node, which holds the other end of `sock`:
-    -> {"do": "start", "box", "argv", "env", "cwd", "stdin", "stdout", "stderr", "writes", "limits": {name: value}}
+    -> {"do": "start", "key", "argv", "env", "stdin": bool, "writes": [path], "limits": {name: value}}
     <- {"started": pid in the namespace}  or  {"refused": errno, "why": text}
     -> {"do": "signal", "number": SIGSTOP | SIGCONT | SIGKILL}
     <- {"exited": waitstatus as exit code, "cpu_s", "rss_bytes"}
@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from ipos.pool.native import kernel as k
-from ipos.pool.native.isolate import NAMESPACES, View
+from ipos.pool.native.clear import empty
+from ipos.pool.native.isolate import NAMESPACES, OWN, View
 
 RLIMITS = {
     "output_bytes": resource.RLIMIT_FSIZE,
@@ -50,14 +51,18 @@ BUSY_TRIES, BUSY_WAIT_S = (
 class Bare:
     """What stands for a `View` where there are no namespaces: everything is visible, nothing is hidden."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, name: str) -> None:
         self._work = home / "work"
+        self.cwd = ""
+        self.tmp, self.own_home = (str(self._work / ".seats" / name / each) for each in OWN)
 
-    def let_in(self, box: str, writes: object) -> str:
-        return str(self._work / box)
+    def let_in(self, key: str, writes: object) -> None:
+        os.chdir(self._work / key / "cwd")
 
     def let_out(self) -> None:
         os.chdir("/")
+        for each in (self.tmp, self.own_home):
+            empty(each)
 
     def open(self, name: str, flags: int) -> int:
         return os.open(self._work / name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -91,9 +96,6 @@ class Seat:
                     self._obey(json.loads(line))
         self._end_all()
 
-    def _say(self, **event: Any) -> None:
-        self._sock.sendall(json.dumps(event).encode() + b"\n")
-
     def _obey(self, command: dict[str, Any]) -> None:
         if command["do"] == "signal":
             if self._task:
@@ -103,23 +105,23 @@ class Seat:
             self._task = self._start(command)
         except OSError as error:
             self._view.let_out()
-            self._say(refused=error.errno or errno.EIO, why=str(error.strerror or error))
+            _tell(self._sock, refused=error.errno or errno.EIO, why=str(error.strerror or error))
             return
-        self._say(started=self._task)
+        _tell(self._sock, started=self._task)
 
     def _start(self, command: dict[str, Any]) -> int:
         self._cpu_s, self._rss_bytes = 0.0, 0
-        self._view.let_in(command["box"], command["writes"])
-        os.chdir(command["cwd"])
+        key = command["key"]
+        self._view.let_in(key, command["writes"])
         made = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
         fds: list[int] = []
         try:
-            stdin = command["stdin"]
-            fds.append(
-                self._view.open(stdin, os.O_RDONLY) if stdin else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-            )
-            fds.append(self._view.open(command["stdout"], made))
-            fds.append(self._view.open(command["stderr"], made))
+            if command["stdin"]:
+                fds.append(self._view.open(f"{key}/stdin", os.O_RDONLY))
+            else:
+                fds.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            fds.append(self._view.open(f"{key}/stdout", made))
+            fds.append(self._view.open(f"{key}/stderr", made))
             actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(fds)]
             pid = _spawn(command["argv"], command["env"], actions, command["limits"])
         finally:
@@ -141,9 +143,9 @@ class Seat:
             if pid == self._task:
                 self._task = 0
                 self._end_all()
-                self._view.let_out()
                 exited = os.waitstatus_to_exitcode(status)
-                self._say(exited=exited, cpu_s=self._cpu_s, rss_bytes=self._rss_bytes)
+                _tell(self._sock, exited=exited, cpu_s=self._cpu_s, rss_bytes=self._rss_bytes)
+                self._view.let_out()
 
     def _end_all(self) -> None:
         """Nothing that this seat's tasks started runs when it returns."""
@@ -183,16 +185,7 @@ def _spawn(argv: list[str], env: dict[str, str], actions: list[tuple[int, int, i
             before[kind] = resource.getrlimit(kind)
             hard = before[kind][1]
             resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
-        for left in range(BUSY_TRIES, -1, -1):
-            try:
-                pid = os.posix_spawn(
-                    argv[0], argv, env, file_actions=actions, setpgroup=0, setsigmask=(), setsigdef=TAKEN_BACK
-                )
-                break
-            except OSError as error:
-                if error.errno != errno.ETXTBSY or not left:
-                    raise
-                time.sleep(BUSY_WAIT_S)
+        pid = _born(argv, env, actions)
     finally:
         own = {kind: resource.getrlimit(kind) for kind in before}
         for kind, limit in before.items():
@@ -201,6 +194,19 @@ def _spawn(argv: list[str], env: dict[str, str], actions: list[tuple[int, int, i
         with contextlib.suppress(ProcessLookupError):
             resource.prlimit(pid, kind, (soft, hard if kind == resource.RLIMIT_NOFILE else soft))
     return pid
+
+
+def _born(argv: list[str], env: dict[str, str], actions: list[tuple[int, int, int]]) -> int:
+    for _ in range(BUSY_TRIES):
+        try:
+            return os.posix_spawn(
+                argv[0], argv, env, file_actions=actions, setpgroup=0, setsigmask=(), setsigdef=TAKEN_BACK
+            )
+        except OSError as error:
+            if error.errno != errno.ETXTBSY:
+                raise
+            time.sleep(BUSY_WAIT_S)
+    raise OSError(errno.ETXTBSY, "somebody keeps the program open for writing")
 
 
 def _woken(number: int, frame: object) -> None:
@@ -216,32 +222,36 @@ def _children(pid: int) -> list[int]:
 
 def sit(sock: socket.socket, home: Path, hide: list[Path], processes: int, why_not: str, ids: tuple[int, int]) -> None:
     """The life of a seat, in a process just forked with `NAMESPACES`, or without if `why_not` is not empty. Its first message is
-    {"isolation", "here"}, or {"failed": why} if the kernel gave the namespaces and then refused what they are for."""
-    view: View | Bare = Bare(home)
-    isolation, here = f"none: {why_not}", ""
+    {"isolation", "name", "cwd", "tmp", "home"}, or {"failed": why} if the kernel gave the namespaces and then refused what they are for."""
     k.prctl(k.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if not why_not:
-        view = View(home, hide, processes)
-        try:
-            view.enter(*ids)
-        except OSError as error:
-            sock.sendall(json.dumps({"failed": error.strerror or str(error)}).encode() + b"\n")
-            return
-        isolation, here = "namespaces", str(home / "here")
-        if view.lacks:
-            isolation += "; lacks " + ", ".join(view.lacks)
-    else:
+    name = os.urandom(6).hex()
+    for each in OWN:
+        os.makedirs(home / "work" / ".seats" / name / each, mode=0o700)
+    if why_not:
+        view: View | Bare = Bare(home, name)
+        isolation = f"none: {why_not}"
         k.prctl(k.PR_SET_CHILD_SUBREAPER, 1)
         k.keep_capabilities(0)
         k.prctl(k.PR_SET_DUMPABLE, 0)
-    hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-    bound = processes if hard == resource.RLIM_INFINITY else min(processes, hard)
-    if not why_not:  # counted within the namespace; without one it would count all of the user's processes
-        resource.setrlimit(resource.RLIMIT_NPROC, (bound, bound))
+    else:
+        view = View(home, hide, processes)
+        try:
+            view.enter(name, *ids)
+        except OSError as error:
+            _tell(sock, failed=error.strerror or str(error))
+            return
+        isolation = "; lacks ".join(["namespaces", *([", ".join(view.lacks)] if view.lacks else [])])
+        hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+        bound = processes if hard == resource.RLIM_INFINITY else min(processes, hard)
+        resource.setrlimit(resource.RLIMIT_NPROC, (bound, bound))  # counted within the namespace
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o022)
-    sock.sendall(json.dumps({"isolation": isolation, "here": here}).encode() + b"\n")
+    _tell(sock, isolation=isolation, name=name, cwd=view.cwd, tmp=view.tmp, home=view.own_home)
     Seat(sock, view).run()
+
+
+def _tell(sock: socket.socket, **event: Any) -> None:
+    sock.sendall(json.dumps(event).encode() + b"\n")
 
 
 __all__ = ["NAMESPACES", "sit"]

@@ -15,6 +15,8 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -49,15 +51,14 @@ def main() -> None:
         else:
             if pid == 0:
                 control.close()
-                _seat(lambda: sit(sock, Path(home), [Path(path) for path in hide], int(processes), why_not, ids))
+                _seat(partial(sit, sock, Path(home), [Path(path) for path in hide], int(processes), why_not, ids))
             control.send(json.dumps({"seat": pid}).encode())
         sock.close()
 
 
-def _seat(life: object) -> NoReturn:
+def _seat(life: Callable[[], None]) -> NoReturn:
     """A seat never comes back into the spawner's loop."""
     try:
-        assert callable(life)
         life()
     except BaseException:
         traceback.print_exc()

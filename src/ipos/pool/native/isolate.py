@@ -60,9 +60,9 @@ class View:
 
     def enter(self, name: str, uid: int, gid: int) -> None:
         """In the first process of new namespaces: build the view of the seat `name`. OSError says which step failed; the process must then end."""
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"{uid} {uid} 1")
+        _write("/proc/self/gid_map", f"{gid} {gid} 1")
         k.mount("none", "/", None, k.MS_REC | k.MS_SLAVE)  # a disk that its owner ejects is ejected here too
         for path in self._own_mounts():
             k.mount(path, path, None, k.MS_BIND | k.MS_REC)
@@ -112,9 +112,9 @@ class View:
     def _hide_all(self) -> None:
         """Cover the home and everything named, then put back what is shown of the home."""
         shown = {name: os.open(self._home / name, os.O_PATH | os.O_DIRECTORY) for name in SHOWN}
-        aliases = [path for path in other_paths(self._home) if path != str(self._home)]
+        hidden = {path for each in (self._home, *self._hide) for path in other_paths(each)} - {str(self._home)}
         self._run()
-        for path in (*map(str, self._hide), *aliases):
+        for path in sorted(hidden):
             if os.path.lexists(path):  # it may lie in a directory that is covered already
                 _cover(path)
         home = str(self._home)
@@ -168,11 +168,18 @@ class View:
             return
         release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
         if release >= PID_MAX_IS_OURS:
-            Path("/proc/sys/kernel/pid_max").write_text(str(self._processes))
+            _write("/proc/sys/kernel/pid_max", str(self._processes))
         elif root:
             self.lacks.append("a bound on the number of processes (root needs Linux 6.14 for it)")
         if root:
             k.set_read_only("/proc", True)  # uid 0 may write /proc/sys by its uid alone, without any capability
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text)
+    except OSError as error:
+        raise OSError(error.errno, f"{path}: {error.strerror}") from None
 
 
 def _cover(path: str, mode: int = 0o555) -> None:
@@ -194,7 +201,7 @@ def _put_back(fd: int, target: str) -> None:
 
 
 def other_paths(path: Path) -> list[str]:
-    """Every path at which the directory can be reached: one disk may be mounted at several places, and to cover one is not to cover
+    """Every path at which the file or directory can be reached: one disk may be mounted at several places, and to cover one is not to cover
     the others. Reads /proc/self/mountinfo, proc_pid_mountinfo(5)."""
     mounts: list[tuple[str, str, str]] = []
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
@@ -203,12 +210,12 @@ def other_paths(path: Path) -> list[str]:
     real = os.path.realpath(path)
     below = [mount for mount in mounts if _under(real, mount[2])]
     device, root, point = max(reversed(below), key=lambda mount: len(mount[2]))
-    inner = os.path.normpath(f"{root}/{os.path.relpath(real, point)}")
+    inner = os.path.normpath(os.path.join(root, os.path.relpath(real, point)))
     same = os.stat(real)
     found = [real]
     for other, its_root, its_point in mounts:
         if other == device and _under(inner, its_root):
-            alias = os.path.normpath(f"{its_point}/{os.path.relpath(inner, its_root)}")
+            alias = os.path.normpath(os.path.join(its_point, os.path.relpath(inner, its_root)))
             with contextlib.suppress(OSError):
                 if os.path.samestat(os.stat(alias), same):
                     found.append(alias)

@@ -16,6 +16,10 @@ from ipos.wire.errors import Refused
 LOST = "the worker process that the task ran in was killed"
 
 
+class NotStarted(Refused):
+    """The kernel would not start the program; the seat is free."""
+
+
 class Place(NamedTuple):
     """Of one seat: its name, and what its tasks see as working directory ("": where it really is), TMPDIR and HOME."""
 
@@ -105,7 +109,7 @@ class Line(asyncio.Protocol):
             case {"started": int(pid)}:
                 self.started.set_result(pid)
             case {"refused": int(error), "why": str(why)}:
-                _fail(self.started, Refused(why, error))
+                _fail(self.started, NotStarted(why, error))
             case {"exited": int(status), "cpu_s": float(cpu_s), "rss_bytes": int(rss)}:
                 self.exited.set_result(Exited(status, cpu_s, rss))
             case _:

@@ -13,24 +13,26 @@ What a process sees, may do and costs is in docs/native.md.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
-import signal
 import sys
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ipos.pool.native import verdict, workdir
-from ipos.pool.native.line import LOST, Line, Place
+from ipos.pool.native.line import LOST, Line, NotStarted, Place
 from ipos.pool.native.parent import PATH, Parent
-from ipos.pool.native.process import Exited, Limits, Outcome, Program
-from ipos.pool.native.workdir import KEY, Mark, Source
+from ipos.pool.native.process import Limits, Program
+from ipos.pool.native.running import Process
+from ipos.pool.native.workdir import KEY, Source
 from ipos.wire import limits as most
 from ipos.wire.clock import Clock, SystemClock
 from ipos.wire.errors import Refused
 
+T = TypeVar("T")
+
 ONE_CORE = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "BLIS_NUM_THREADS")
-KILL_S = 5.0  # after this a process that does not go takes its seat with it
 DIRECTORIES = ("work", "env", "program")
 
 
@@ -38,129 +40,6 @@ def base_python() -> Path:
     """The interpreter of scripts that declare no environment: the one that the node's own environment was made from, so that a script
     sees the machine's packages and never the node's."""
     return Path(os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable))
-
-
-class Process:
-    """A running task. Its `stdout` and `stderr` can be read while it runs."""
-
-    def __init__(
-        self, line: Line, directory: Path, asked: Limits, marks: Mapping[str, Mark], clock: Clock, inner: int
-    ) -> None:
-        self.directory = directory
-        self.given = marks
-        self._line = line
-        self._exited = line.exited
-        self._asked = asked
-        self._clock = clock
-        self._inner = inner
-        self._began = clock.now()
-        self._ended: float | None = None
-        self._paused_at: float | None = None
-        self._paused_s = 0.0
-        self._killed: str | None = None
-        self._oom_kills = verdict.oom_kills()
-        self._timer = asyncio.create_task(self._time_out(asked.wall_s)) if asked.wall_s else None
-        self._exited.add_done_callback(self._over)
-
-    @property
-    def stdout(self) -> Path:
-        return self.directory / "stdout"
-
-    @property
-    def stderr(self) -> Path:
-        return self.directory / "stderr"
-
-    @property
-    def cwd(self) -> Path:
-        return self.directory / "cwd"
-
-    @property
-    def pid(self) -> int | None:
-        """As `ps` on this machine shows it; None once it has ended."""
-        return None if self._exited.done() else self._line.task_pid(self._inner)
-
-    async def wait(self) -> Outcome:
-        """How it ended. May be awaited more than once, and cancelled: that changes nothing for the process."""
-        await asyncio.wait((self._exited,))
-        try:
-            exited = self._exited.result()
-        except Refused as error:
-            return self._outcome(Exited(0, 0.0, 0), verdict.Verdict(fault=str(error)))
-        if self._killed is not None:
-            return self._outcome(exited, verdict.Verdict(killed=self._killed))
-        return self._outcome(exited, await self._judged(exited))
-
-    async def _judged(self, exited: Exited) -> verdict.Verdict:
-        try:
-            if exited.status == 0 and not verdict.printed_too_much(self._asked, self.directory):
-                return verdict.Verdict()  # two stat calls are not worth a thread
-            oom = verdict.oom_kills() - self._oom_kills
-            return await asyncio.to_thread(
-                verdict.judge, exited.status, self._asked, self.directory, exited.rss_bytes, oom
-            )
-        except OSError as error:
-            return verdict.Verdict(fault=f"what the task left cannot be read: {error}")
-
-    def pause(self) -> None:
-        """SIGSTOP to all of it."""
-        if self._paused_at is None:
-            self._paused_at = self._clock.now()
-        self._line_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """SIGCONT to all of it."""
-        if self._paused_at is not None:
-            self._paused_s += self._clock.now() - self._paused_at
-            self._paused_at = None
-        self._line_signal(signal.SIGCONT)
-
-    async def kill(self, why: str = "was cancelled") -> None:
-        """Returns when nothing of it runs any more. `wait` then says that it was killed, and `why`."""
-        if not self._exited.done():
-            self._killed = self._killed or why
-            self._line_signal(signal.SIGKILL)
-            try:
-                async with asyncio.timeout(KILL_S):
-                    await asyncio.wait((self._exited,))
-            except TimeoutError:
-                self._line.end()
-                await asyncio.wait((self._exited,))
-
-    def _line_signal(self, number: int) -> None:
-        if not self._exited.done():
-            self._line.signal(number)
-
-    def _over(self, _: object) -> None:
-        self._ended = self._clock.now()
-        if self._timer is not None:
-            self._timer.cancel()
-
-    async def _time_out(self, wall_s: float) -> None:
-        """Pauses do not count: while it is paused this looks again later."""
-        while True:
-            paused = self._paused_s
-            if self._paused_at is not None:
-                paused += self._clock.now() - self._paused_at
-            left = self._began + wall_s + paused - self._clock.now()
-            if left <= 0 and self._paused_at is None:
-                break
-            await self._clock.sleep(max(left, 0.05))
-        await self.kill(f"ran longer than {wall_s:g} s: raise it with --timeout")
-
-    def _outcome(self, exited: Exited, judged: verdict.Verdict) -> Outcome:
-        fault, status = judged.fault, exited.status
-        return Outcome(
-            exit=status if status >= 0 and fault is None else None,
-            signal=-status if status < 0 and fault is None else None,
-            stdout=self.stdout,
-            stderr=self.stderr,
-            dir=self.cwd,
-            cpu_s=exited.cpu_s,
-            wall_s=(self._ended or self._clock.now()) - self._began,
-            max_rss_bytes=exited.rss_bytes,
-            fault=fault,
-            killed=judged.killed,
-        )
 
 
 class NativeRunner:
@@ -187,6 +66,7 @@ class NativeRunner:
         self._bare = "" if isolate else "switched off"
         self._free: list[Line] = []
         self._busy: dict[str, Line] = {}
+        self._keys: set[str] = set()
         self._making: dict[Path, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -246,33 +126,44 @@ class NativeRunner:
                 f"the least is {verdict.size(most.task_memory_min_bytes)}"
             )
         directory = self._work / _checked(key)
-        if key in self._busy:
-            raise Refused(f"task {key} is running already", 17)
+        if key in self._keys:
+            raise Refused(f"task {key} is running already", errno.EEXIST)
+        self._keys.add(key)
         python = interpreter or base_python()
         argv = [str(python), str(program.path), *args] if program.python else [str(program.path), *args]
-        marks = await asyncio.to_thread(workdir.lay, directory, stdin, files or {})
         try:
+            marks = await self._whole(workdir.lay, directory, stdin, files or {})
             line = await self._seat()
-        except BaseException:
-            await asyncio.to_thread(workdir.remove, directory)
-            raise
-        self._busy[key] = line
-        line.start(
-            {
+            command = {
                 "do": "start", "key": key, "argv": argv, "stdin": stdin is not None,
                 "env": self._variables(key, line.place, python if program.python else None) | dict(variables or {}),
                 "writes": [str(path) for path in writes], "limits": _rlimits(asked),
-            }
-        )  # fmt: skip
-        line.exited.add_done_callback(lambda _: self._release(key, line))
-        try:
-            inner = await line.started
+            }  # fmt: skip
+            inner = await self._begin(key, line, command)
         except BaseException as error:
-            await self._abandon(key, line)
-            if isinstance(error, Refused) and str(error) != LOST:
+            await asyncio.to_thread(workdir.remove, directory)
+            self._keys.discard(key)
+            if isinstance(error, NotStarted):
                 raise verdict.why_not(program.name, argv[0], error.errno or 0, str(error)) from None
             raise
         return Process(line, directory, asked, marks, self._clock, inner)
+
+    async def _begin(self, key: str, line: Line, command: dict[str, Any]) -> int:
+        """The pid in the seat. If it fails, the seat is given back; if it is cancelled, nobody knows whether something runs: it is ended."""
+        self._busy[key] = line
+        line.start(command)
+        try:
+            inner = await line.started
+        except BaseException as error:
+            del self._busy[key]
+            if isinstance(error, NotStarted):
+                self._give_back(line)
+            else:
+                line.end()
+                await line.gone
+            raise
+        line.exited.add_done_callback(lambda _: self._release(key, line))
+        return inner
 
     async def discard(self, key: str) -> None:
         """Remove the task's directory; what still runs is killed first."""
@@ -317,35 +208,37 @@ class NativeRunner:
         self._free.append(line)
 
     def _release(self, key: str, line: Line) -> None:
-        """A task is over; its seat serves the next one, or goes if there are more than this machine has cores."""
-        if self._busy.get(key) is line:
-            del self._busy[key]
-        if line.gone.done() or line.exited.exception() is not None:
-            if self._bare:
-                self._spawn(asyncio.to_thread(workdir.end_strays, self._work, key))
-        elif len(self._free) < (os.cpu_count() or 1):
+        """A task is over."""
+        del self._busy[key]
+        self._keys.discard(key)
+        if line.exited.exception() is None:
+            self._give_back(line)
+        elif self._bare:
+            self._spawn(asyncio.to_thread(workdir.end_strays, self._work, key))
+
+    def _give_back(self, line: Line) -> None:
+        """The seat serves the next task, or goes if there are more than this machine has cores."""
+        if len(self._free) < (os.cpu_count() or 1):
             self._free.append(line)
         else:
             line.hang_up()
 
-    async def _abandon(self, key: str, line: Line) -> None:
-        """A start that failed or was cancelled: give the seat back, or end it if it may be running something."""
-        if line.started.done() and line.started.exception() is not None and not line.gone.done():
-            line.exited.cancel()
-            self._busy.pop(key, None)
-            self._free.append(line)
-        else:
-            line.end()
-            await line.gone
-        await asyncio.to_thread(workdir.remove, self._work / key)
+    async def _whole(self, work: Callable[..., T], *arguments: Any) -> T:
+        """In a thread, and to its end even if who waits for it is cancelled: what it made can then be taken away."""
+        running = self._spawn(asyncio.to_thread(work, *arguments))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait((running,))
+            raise
 
-    def _spawn(self, work: Awaitable[Any]) -> asyncio.Task[Any]:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)  # pyright: ignore[reportArgumentType]
-        task.add_done_callback(self._tasks.discard)  # pyright: ignore[reportArgumentType]
-        return task  # pyright: ignore[reportReturnType]
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _own(self, work: Awaitable[Any]) -> None:
+    async def _own(self, work: Coroutine[Any, Any, None]) -> None:
         """Go on with it even if who waits for it is cancelled."""
         await asyncio.shield(self._spawn(work))
 

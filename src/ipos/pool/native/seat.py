@@ -36,6 +36,10 @@ RLIMITS = {
     "cpu_s": resource.RLIMIT_CPU,
     "open_files": resource.RLIMIT_NOFILE,
 }
+HARD_LATER = {  # at the hard limit of processor time the kernel says SIGKILL, which says nothing; open files are the program's to raise
+    resource.RLIMIT_CPU: 1,
+    resource.RLIMIT_NOFILE: 1 << 30,
+}
 TAKEN_BACK = (
     signal.SIGPIPE,
     signal.SIGXFSZ,
@@ -184,7 +188,7 @@ def _spawn(argv: list[str], env: dict[str, str], actions: list[tuple[int, int, i
             kind = RLIMITS[name]
             before[kind] = resource.getrlimit(kind)
             hard = before[kind][1]
-            resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+            resource.setrlimit(kind, (_at_most(value, hard), hard))
         pid = _born(argv, env, actions)
     finally:
         own = {kind: resource.getrlimit(kind) for kind in before}
@@ -192,8 +196,12 @@ def _spawn(argv: list[str], env: dict[str, str], actions: list[tuple[int, int, i
             resource.setrlimit(kind, limit)
     for kind, (soft, hard) in own.items():
         with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(pid, kind, (soft, hard if kind == resource.RLIMIT_NOFILE else soft))
+            resource.prlimit(pid, kind, (soft, _at_most(soft + HARD_LATER.get(kind, 0), hard)))
     return pid
+
+
+def _at_most(value: int, hard: int) -> int:
+    return value if hard == resource.RLIM_INFINITY else min(value, hard)
 
 
 def _born(argv: list[str], env: dict[str, str], actions: list[tuple[int, int, int]]) -> int:
@@ -242,7 +250,7 @@ def sit(sock: socket.socket, home: Path, hide: list[Path], processes: int, why_n
             return
         isolation = "; lacks ".join(["namespaces", *([", ".join(view.lacks)] if view.lacks else [])])
         hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-        bound = processes if hard == resource.RLIM_INFINITY else min(processes, hard)
+        bound = _at_most(processes, hard)
         resource.setrlimit(resource.RLIMIT_NPROC, (bound, bound))  # counted within the namespace
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o022)

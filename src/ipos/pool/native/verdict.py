@@ -40,7 +40,7 @@ def judge(status: int, asked: Limits, directory: Path, rss_bytes: int, oom_kills
             return Verdict(fault="this machine ran out of memory and its kernel ended the task")
         return Verdict(fault="something on this machine that is not the node ended the task (SIGKILL)")
     if asked.memory_bytes and _starved(status, asked.memory_bytes, directory, rss_bytes):
-        return Verdict(killed=f"needed more than {size(asked.memory_bytes)} of memory: raise it with --max-memory")
+        return Verdict(killed=f"needed more than {size(asked.memory_bytes)} of memory: raise it with --memory")
     if workdir.full(directory):
         return Verdict(fault=f"the disk of {directory.parent} is full, and the task failed")
     return Verdict()

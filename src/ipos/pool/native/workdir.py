@@ -42,12 +42,16 @@ class Mark(NamedTuple):
 
 def lay(directory: Path, stdin: Source | None, files: Mapping[str, Source]) -> dict[str, Mark]:
     """Make a task's directory with its inputs, read-only copies so that no task can alter the store or another's input. `Refused` if a
-    name cannot be, or if the disk is full; then nothing of it is left."""
+    name cannot be, or if the disk is full; then nothing of it is left. What an earlier run with this key left is removed."""
     for name in files:
         if not name or "/" in name or "\0" in name or name in (".", "..") or len(os.fsencode(name)) > limits.name_bytes:
             raise Refused(f"{name!r} cannot be the name of a file in a task's directory")
     try:
-        os.mkdir(directory, 0o700)
+        try:
+            os.mkdir(directory, 0o700)
+        except FileExistsError:
+            remove(directory)
+            os.mkdir(directory, 0o700)
         os.mkdir(directory / "cwd", 0o700)
         if stdin is not None:
             place(stdin, directory / "stdin", 0o444)

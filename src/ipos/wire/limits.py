@@ -49,3 +49,10 @@ task_processes = 4096  # processes and threads of one task
 task_open_files = 1024  # soft limit; a program that wants more may raise it
 task_disk_margin_bytes = 1 * MiB  # a task that failed with less than this left on the disk failed because of the disk
 environment_build_s = 900.0
+
+# the network process
+dial_s = 20.0
+outage_s = 10.0  # how long what needs the network waits for a restart of the network process
+events_waiting = 4096
+link_frame_bytes = 4 * MiB
+fetch_cids = 16_384  # CIDs in one request to the network process; a longer list is cut into several

@@ -1,6 +1,7 @@
-"""netd: the real NetEngine. Starts `ipos-netd`, speaks 9P2000 to it, restarts it when it dies.
+"""netd: the real NetEngine. Keeps an `ipos-netd` running and speaks 9P2000 to it (docs/protocols/netd.md).
 
-The process inherits two sockets (9P and blocks) and a pipe whose end ends it, so it never outlives the node, however that dies.
+When the process dies it is started again, on the same ports: protocols are announced again, peers that were connected are connected again, and
+`events()` tells that they were gone meanwhile. Streams do not survive; whoever had one sees it end.
 """
 
 from __future__ import annotations
@@ -8,260 +9,293 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from ipos.net.blocks import BlockLink, May
-from ipos.net.engine import Accept, PeerSeen
+from ipos.net.blocks import May
+from ipos.net.engine import Accept, PeerId, PeerSeen
+from ipos.net.process import Process
 from ipos.store.blocks import BlockStore
 from ipos.tree.ninep.client import Client
+from ipos.wire import limits
 from ipos.wire.errors import Gone, Refused
-from ipos.wire.text import parse
 
 log = logging.getLogger("ipos.netd")
 
-START_S = 10.0
 BACKOFF_S = (0.1, 0.3, 1.0, 3.0, 5.0)
-OUTAGE_S = 10.0  # how long a dial waits for a restart
+STEADY_S = 10.0  # a run at least so long was a good one: the next death waits BACKOFF_S[0]
+RECONNECT_S = (0.0, 1.0, 5.0)  # tries to reach a peer again after a restart
+OUT_OF_REACH = "is out of reach"  # words of netd's sentence, part of the protocol
 
 
-def binary() -> Path:
-    """Where ipos-netd is: $IPOS_NETD, else beside this file."""
-    path = Path(os.environ.get("IPOS_NETD") or Path(__file__).with_name("ipos-netd"))
-    if not os.access(path, os.X_OK):
-        raise Refused(f"the network process {path} is not there: `make setup` builds it (or set IPOS_NETD)")
-    return path
+class _Line(msgspec.Struct):
+    """A line of netd's /events."""
 
-
-class _Life:
-    """One run of the process."""
-
-    def __init__(self, process: asyncio.subprocess.Process, client: Client, link: BlockLink) -> None:
-        self.process = process
-        self.client = client
-        self.link = link
+    event: str
+    peer: str
+    addresses: tuple[str, ...] = ()
 
 
 class Netd:
-    """`key`: file of the transport key; `run_dir`: short directory for sockets; `listen`: multiaddrs, empty = none."""
+    """`key`: file of the transport key, made if missing; `run_dir`: a short directory; `listen`: multiaddrs, none = only dial."""
 
     def __init__(
         self, *, key: Path, run_dir: Path, listen: Sequence[str], mdns: bool, store: BlockStore, may: May
     ) -> None:
-        self.peer = ""
         self.starts = 0
         self._key = key
         self._run_dir = run_dir
-        self._listen = tuple(listen)
+        self._listening = tuple(listen)
         self._mdns = mdns
         self._store = store
         self._may = may
-        self._life: _Life | None = None
-        self._up = asyncio.Event()
+        self._peer = ""
         self._addresses: tuple[str, ...] = ()
+        self._process: Process | None = None
+        self._up = asyncio.Event()
+        self._down_because = "the network process has not been started"
         self._accepts: dict[str, Accept] = {}
-        self._listeners: dict[str, asyncio.Task[None]] = {}
-        self._queues: set[asyncio.Queue[PeerSeen]] = set()
-        self._main: asyncio.Task[None] | None = None
+        self._connected: dict[PeerId, tuple[str, ...]] = {}
+        self._cut_off: dict[PeerId, tuple[str, ...]] = {}  # who was connected when the process died
+        self._queues: weakref.WeakSet[asyncio.Queue[PeerSeen | None]] = weakref.WeakSet()
+        self._supervisor: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()  # of the run of now
 
     # ---- life
 
     async def start(self) -> None:
-        """Return when it is ready; from then on it is restarted whenever it dies."""
+        """Return when it is ready; from then on it is started again whenever it dies. `Refused` if it cannot start."""
         await self._begin()
-        self._main = asyncio.create_task(self._supervise())
+        self._supervisor = asyncio.create_task(self._supervise())
 
     @property
     def pid(self) -> int | None:
-        return self._life.process.pid if self._life is not None else None
+        return self._process.child.pid if self._process is not None else None
 
     async def _begin(self) -> None:
-        ours, theirs = socket.socketpair()
-        our_blocks, their_blocks = socket.socketpair()
-        with theirs, their_blocks:
-            process = await asyncio.create_subprocess_exec(
-                str(binary()), "-key", str(self._key), "-listen", ",".join(self._listen), "-run", str(self._run_dir),
-                "-nine", str(theirs.fileno()), "-blocks", str(their_blocks.fileno()), f"-mdns={str(self._mdns).lower()}",
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-                pass_fds=(theirs.fileno(), their_blocks.fileno()), start_new_session=True,
-            )  # fmt: skip
-        loop = asyncio.get_running_loop()
-        link = BlockLink(our_blocks, self._store, self._may, loop)
-        link.start()
-        said: list[str] = []
-        self._errors = asyncio.create_task(self._stderr(process, said))
-        ours.setblocking(False)
-        try:
-            _, client = await loop.create_connection(lambda: Client("9P2000"), sock=ours)
-            async with asyncio.timeout(START_S):
-                await client.attach()
-                status = parse((await client.read("/status")).decode())
-        except (OSError, TimeoutError) as error:
-            link.close()
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-            raise Refused(f"the network process did not start: {' '.join(said) or error}") from None
-        self.peer = status["peer"]
-        self._addresses = tuple(status.get("addresses", "").split())
+        process = await Process.start(
+            key=self._key, run_dir=self._run_dir, listen=self._listening, mdns=self._mdns, store=self._store,
+            may=self._may, on_lost=self._up.clear,
+        )  # fmt: skip
+        self._peer = process.status["peer"]
+        self._addresses = tuple(process.status.get("addresses", "").split())
+        # The same ports next time, so that peers find us where we were.
+        self._listening = tuple(process.status.get("listening", "").split()) or self._listening
         self.starts += 1
-        self._life = _Life(process, client, link)
+        self._process = process
+        self._do(self._read_events(process.client))
         for protocol in self._accepts:
-            self._relisten(protocol)
-        self._up.set()
+            self._do(self._announce(process.client, protocol))
+        cut_off, self._cut_off = self._cut_off, {}
+        for peer, addresses in cut_off.items():
+            self._do(self._reconnect(process.client, peer, addresses))
+        if process.client.lost is None:
+            self._up.set()
 
-    async def _stderr(self, process: asyncio.subprocess.Process, said: list[str]) -> None:
-        assert process.stderr is not None
-        async for line in process.stderr:
-            words = line.decode(errors="replace").rstrip()
-            said.append(words)
-            del said[:-5]
-            log.info("%s", words)
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._did)
+
+    def _did(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("netd's client: %s", error, exc_info=error)
 
     async def _supervise(self) -> None:
+        loop = asyncio.get_running_loop()
         failures = 0
         while True:
-            life = self._life
-            if life is not None:
-                reader = asyncio.create_task(self._read_events(life.client))
-                began = asyncio.get_running_loop().time()
-                try:
-                    await life.process.wait()
-                finally:
-                    reader.cancel()
-                self._up.clear()
-                self._life = None
-                life.client.close()
-                life.link.close()
-                log.warning("the network process ended with status %s; it is started again", life.process.returncode)
-                for queue in self._queues:
-                    queue.put_nowait(PeerSeen("restarted", self.peer))
-                failures = 0 if asyncio.get_running_loop().time() - began > 10 else failures
+            began = loop.time()
+            if self._process is not None:
+                self._down_because = await self._process.ended()
+                log.warning("%s; it is started again", self._down_because)
+                self._cut_off |= self._connected
+                await self._end()
+                failures = 0 if loop.time() - began > STEADY_S else failures
             await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
             failures += 1
             try:
-                # The same ports as before, so that peers find us where we were.
-                self._listen = self._addresses or self._listen
                 await self._begin()
-            except (OSError, TimeoutError) as error:
+            except OSError as error:
+                self._down_because = str(error)
                 log.error("%s", error)
 
+    async def _end(self) -> None:
+        """Whatever belongs to this run of the process. May be called again if it was cancelled."""
+        self._up.clear()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._process is not None:
+            await self._process.end()
+            self._process = None
+        for peer in list(self._connected):
+            self._tell(PeerSeen("gone", peer))
+
     async def close(self) -> None:
-        for task in [self._main, *self._listeners.values()]:
-            if task is not None:
-                task.cancel()
-        life, self._life = self._life, None
-        if life is not None:
-            life.client.close()
-            life.link.close()
-            if life.process.stdin is not None:
-                life.process.stdin.close()
+        """The process has ended, and the store is not used any more, when this returns."""
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+        self._down_because = "the network process was ended"
+        await self._end()
+
+    async def _reconnect(self, client: Client, peer: PeerId, addresses: Sequence[str]) -> None:
+        words = " ".join(f"{address}/p2p/{peer}" for address in addresses)
+        for wait in RECONNECT_S:
+            await asyncio.sleep(wait)
+            if peer in self._connected:
+                return
             try:
-                async with asyncio.timeout(3):
-                    await life.process.wait()
-            except TimeoutError:
-                life.process.kill()
-                await life.process.wait()
+                await client.write("/ctl", f"connect {words}".encode())
+            except OSError as error:
+                log.info("after a restart: %s", error)
 
     # ---- NetEngine
+
+    @property
+    def peer(self) -> PeerId:
+        return self._peer
 
     def addresses(self) -> tuple[str, ...]:
         return self._addresses
 
+    @property
+    def listening(self) -> tuple[str, ...]:
+        """What it listens on, with the ports it got; given as `listen` next time, peers find the node where it was."""
+        return self._listening
+
     async def client(self) -> Client:
-        """netd's tree, for /net. Waits a little for a restart, then `Gone`."""
+        """The 9P client of now, for /net. Waits for a restart that is under way, then `Gone`."""
         try:
-            async with asyncio.timeout(OUTAGE_S):
+            async with asyncio.timeout(limits.outage_s):
                 await self._up.wait()
         except TimeoutError:
-            raise Gone(f"the network process has not been running for {OUTAGE_S:g} s") from None
-        assert self._life is not None
-        return self._life.client
+            raise Gone(f"the network process has been down for {limits.outage_s:g} s: {self._down_because}") from None
+        assert self._process is not None
+        return self._process.client
 
     async def dial(
-        self, peer: str, protocol: str, factory: Callable[[], asyncio.BaseProtocol], addresses: Sequence[str] = ()
+        self, peer: PeerId, protocol: str, factory: Callable[[], asyncio.BaseProtocol], addresses: Sequence[str] = ()
     ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
-        client = await self.client()
+        """See `NetEngine.dial`. `Refused` if the peer is there but does not serve the protocol."""
+        try:
+            async with asyncio.timeout(limits.dial_s):
+                while True:
+                    client = await self.client()
+                    try:
+                        return await self._dial(client, ["connect", peer, protocol, *addresses], factory)
+                    except Gone:
+                        if client.lost is None:
+                            raise
+        except TimeoutError:
+            why = self._down_because if self._process is None else "no answer"
+            raise Gone(f"{peer} was not reached within {limits.dial_s:g} s: {why}") from None
+
+    async def _dial(
+        self, client: Client, words: Sequence[str], factory: Callable[[], asyncio.BaseProtocol]
+    ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
         try:
             async with client.open("/clone", os.O_RDWR) as clone:
                 number = (await clone.read_at(0, 32)).decode().strip()
-                await clone.write_at(0, " ".join(["connect", peer, protocol, *addresses]).encode())
+                await clone.write_at(0, " ".join(words).encode())
                 return await self._bulk(client, number, factory)
         except Refused as refused:
-            if isinstance(refused, Gone):
-                raise
-            raise Gone(str(refused)) from None
+            if OUT_OF_REACH in str(refused) and not isinstance(refused, Gone):
+                raise Gone(str(refused)) from None
+            raise
 
     async def _bulk(
         self, client: Client, number: str, factory: Callable[[], asyncio.BaseProtocol]
     ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
-        path = (await client.read(f"/{number}/bulk")).decode().strip()
+        path = (await client.read_once(f"/{number}/bulk")).decode().strip()
         try:
-            transport, protocol = await asyncio.get_running_loop().create_unix_connection(factory, path)
+            return await asyncio.get_running_loop().create_unix_connection(factory, path)
         except OSError as error:
-            raise Gone(f"the stream {number} ended: {error}") from None
-        return transport, protocol
+            raise Gone(f"stream {number} ended before it began: {error}") from None
 
     def listen(self, protocol: str, accept: Accept) -> None:
+        """See `NetEngine.listen`. A second call for the same protocol replaces `accept`."""
+        known = protocol in self._accepts
         self._accepts[protocol] = accept
-        if self._life is not None:
-            self._relisten(protocol)
+        if self._process is not None and not known:
+            self._do(self._announce(self._process.client, protocol))
 
-    def _relisten(self, protocol: str) -> None:
-        if (old := self._listeners.get(protocol)) is not None:
-            old.cancel()
-        self._listeners[protocol] = asyncio.create_task(self._listen_loop(protocol))
-
-    async def _listen_loop(self, protocol: str) -> None:
-        assert self._life is not None
-        client = self._life.client
+    async def _announce(self, client: Client, protocol: str) -> None:
         try:
             async with client.open("/clone", os.O_RDWR) as clone:
                 number = (await clone.read_at(0, 32)).decode().strip()
                 await clone.write_at(0, f"announce {protocol}".encode())
-                while True:
-                    call = (await client.read_once(f"/{number}/listen")).decode().strip()
-                    try:
-                        await self._accept(client, protocol, call)
-                    except OSError as error:
-                        log.info("a call of %s: %s", protocol, error)
+                async with client.open(f"/{number}/listen") as calls:
+                    while True:
+                        call = (await calls.read()).decode().strip()
+                        self._do(self._accept(client, protocol, call))
         except Gone:
-            return  # netd ended: its next life listens anew
+            return  # netd ended: its next life announces anew
 
     async def _accept(self, client: Client, protocol: str, call: str) -> None:
-        async with client.open(f"/{call}/ctl", os.O_RDWR):  # an open file keeps the conversation
-            peer = (await client.read(f"/{call}/remote")).decode().split()[0]
-            wanted = self._accepts[protocol](peer)
-            if wanted is not None:
-                await self._bulk(client, call, lambda: wanted)
-
-    async def events(self) -> AsyncIterator[PeerSeen]:
-        queue: asyncio.Queue[PeerSeen] = asyncio.Queue()
-        self._queues.add(queue)
         try:
-            while True:
-                yield await queue.get()
-        finally:
-            self._queues.discard(queue)
+            async with client.open(f"/{call}/ctl", os.O_RDWR):  # as long as it is open, so is the stream
+                peer = (await client.read_once(f"/{call}/remote")).decode().split()[0]
+                wanted = self._accepts[protocol](peer)
+                if wanted is not None:
+                    await self._bulk(client, call, lambda: wanted)
+        except OSError as error:
+            log.info("a stream of %s that came in: %s", protocol, error)
+
+    def events(self) -> AsyncIterator[PeerSeen]:
+        """See `NetEngine.events`. A reader that falls `limits.events_waiting` behind gets `Gone`: let it begin anew."""
+        queue: asyncio.Queue[PeerSeen | None] = asyncio.Queue(limits.events_waiting + 1)
+        self._queues.add(queue)
+        return self._drain(queue)
+
+    @staticmethod
+    async def _drain(queue: asyncio.Queue[PeerSeen | None]) -> AsyncIterator[PeerSeen]:
+        while (seen := await queue.get()) is not None:
+            yield seen
+        raise Gone(f"this reader of network events fell {limits.events_waiting} events behind")
+
+    def _tell(self, seen: PeerSeen) -> None:
+        if seen.kind == "connected":
+            self._connected[seen.peer] = seen.addresses
+        elif seen.kind == "gone":
+            self._connected.pop(seen.peer, None)
+        for queue in list(self._queues):
+            if queue.qsize() == limits.events_waiting:
+                queue.put_nowait(None)
+                self._queues.discard(queue)
+            else:
+                queue.put_nowait(seen)
 
     async def _read_events(self, client: Client) -> None:
         try:
             async with client.open("/events") as events:
-                async for line in events.lines():
-                    event = msgspec.json.decode(line, type=dict[str, object])
-                    addresses = event.get("addresses")
-                    listed = tuple(str(a) for a in addresses) if isinstance(addresses, list) else ()
-                    if event["event"] == "addresses":
-                        self._addresses = listed
-                    for queue in self._queues:
-                        queue.put_nowait(PeerSeen(str(event["event"]), str(event["peer"]), listed))
+                async for text in events.lines():
+                    line = msgspec.json.decode(text, type=_Line)
+                    if line.event == "addresses":
+                        self._addresses = line.addresses
+                    else:
+                        self._tell(PeerSeen(line.event, line.peer, line.addresses))
         except Gone:
             return
 
-    async def fetch(self, cids: Sequence[bytes], peers: Sequence[str], timeout_s: float) -> None:
-        await self.client()
-        assert self._life is not None
-        await self._life.link.fetch(cids, peers, timeout_s)
+    async def fetch(self, cids: Sequence[bytes], peers: Sequence[PeerId], timeout_s: float) -> None:
+        """See `NetEngine.fetch`. If netd dies in the middle, the rest is fetched by its next life, within the same time."""
+        until = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            await self.client()
+            process = self._process
+            assert process is not None
+            left = until - asyncio.get_running_loop().time()
+            try:
+                return await process.link.fetch(cids, peers, max(0.0, left))
+            except Gone:
+                if left <= 0 or process.child.returncode is None:
+                    raise
+                await asyncio.wait({asyncio.create_task(process.child.wait())})

@@ -44,3 +44,10 @@ faults_per_task = 3  # a task that so many nodes could not even run is given up
 # native tasks
 output_bytes = 256 * MiB  # default limit of what one task may print, and of each file it writes
 stderr_tail_bytes = 4 * KiB
+
+# the network process
+dial_s = 20.0
+outage_s = 10.0  # how long what needs the network waits for a restart of the network process
+events_waiting = 4096
+link_frame_bytes = 4 * MiB
+fetch_cids = 16_384  # CIDs in one request to the network process; a longer list is cut into several

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/metrics"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/sec"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/security/noise"
+	tls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/multiformats/go-multiaddr"
+)
+
+const (
+	connectTime    = 15 * time.Second
+	peersLow       = 512 // above peersHigh connections, those without a conversation are closed down to peersLow
+	peersHigh      = 640
+	connsPerIP     = 64 // a household behind one address
+	streamsPerPeer = 1024
+)
+
+// loadKey reads the key, or makes one: no other process ever sees half a file, and the first of two wins.
+func loadKey(path string) (crypto.PrivKey, error) {
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("the key %s may be read by others (mode %o): chmod 600 %s", path, info.Mode().Perm(), path)
+	}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) && path != "" {
+		if err := makeKey(path); err != nil {
+			return nil, fmt.Errorf("no key can be made at %s: %w", path, err)
+		}
+		b, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the key %q cannot be read: %w", path, err)
+	}
+	key, err := crypto.UnmarshalPrivateKey(b)
+	if err != nil || key.Type() != crypto.Ed25519 {
+		return nil, fmt.Errorf("%s is not an ed25519 key of libp2p", path)
+	}
+	return key, nil
+}
+
+func makeKey(path string) error {
+	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
+	if err != nil {
+		return err
+	}
+	b, err := crypto.MarshalPrivateKey(key)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".key-") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(b)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// checkRun refuses a directory that others can enter, and removes what an earlier netd left there.
+func checkRun(run string) error {
+	info, err := os.Stat(run)
+	if err != nil || !info.IsDir() || info.Mode().Perm() != 0o700 {
+		return fmt.Errorf("-run takes a directory of mode 0700 for bulk sockets, not %q", run)
+	}
+	if longest := filepath.Join(run, "c1234567890"); len(longest) > pathMost {
+		return fmt.Errorf("the directory %s is too long for sockets: at most %d bytes", run, pathMost-len("/c1234567890"))
+	}
+	old, err := filepath.Glob(filepath.Join(run, "c[0-9]*"))
+	for _, path := range old {
+		os.Remove(path)
+	}
+	return err
+}
+
+func newHost(key crypto.PrivKey, listen string, reporter metrics.Reporter) (host.Host, error) {
+	limits := rcmgr.DefaultLimits
+	libp2p.SetDefaultServiceLimits(&limits)
+	many := rcmgr.ResourceLimits{Conns: 1024, ConnsInbound: 1024, ConnsOutbound: 1024, FD: 2048, Streams: 16384, StreamsInbound: 16384, StreamsOutbound: 16384}
+	each := rcmgr.ResourceLimits{Streams: 2 * streamsPerPeer, StreamsInbound: streamsPerPeer, StreamsOutbound: 2 * streamsPerPeer}
+	fixed := rcmgr.PartialLimitConfig{System: many, PeerDefault: each, ProtocolDefault: many, ProtocolPeerDefault: each}
+	resources, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(fixed.Build(limits.AutoScale())), rcmgr.WithMetricsDisabled(),
+		rcmgr.WithLimitPerSubnet([]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: connsPerIP}}, []rcmgr.ConnLimitPerSubnet{{PrefixLength: 56, ConnCount: connsPerIP}}))
+	if err != nil {
+		return nil, err
+	}
+	conns, err := connmgr.NewConnManager(peersLow, peersHigh)
+	if err != nil {
+		return nil, err
+	}
+	h, err := libp2p.New(libp2p.Identity(key), libp2p.UserAgent("ipos-netd/"+version), libp2p.DisableMetrics(), libp2p.DisableRelay(), libp2p.NoListenAddrs,
+		libp2p.Transport(tcp.NewTCPTransport), libp2p.Transport(quic.NewTransport),
+		libp2p.Security(tls.ID, tls.New), libp2p.Security(noise.ID, noise.New),
+		libp2p.ResourceManager(resources), libp2p.ConnectionManager(conns), libp2p.BandwidthReporter(reporter),
+		libp2p.SwarmOpts(swarm.WithDialRanker(tcpFirst)))
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range strings.FieldsFunc(listen, func(r rune) bool { return r == ',' }) {
+		if err := listenOn(h, a); err != nil {
+			h.Close()
+			return nil, err
+		}
+	}
+	return h, nil
+}
+
+// listenOn takes any free port where the one asked for is taken. A machine without IPv6 does without it.
+func listenOn(h host.Host, address string) error {
+	a, err := multiaddr.NewMultiaddr(address)
+	if err != nil {
+		return fmt.Errorf("%q is not a multiaddr to listen on: %w", address, err)
+	}
+	if err = h.Network().Listen(a); err == nil {
+		return nil
+	}
+	if errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL) && strings.HasPrefix(address, "/ip6/::/") {
+		return nil
+	}
+	parts := strings.Split(address, "/") // "", ip4, HOST, tcp, PORT, ...
+	if len(parts) > 4 && parts[4] != "0" {
+		parts[4] = "0"
+		return listenOn(h, strings.Join(parts, "/"))
+	}
+	return fmt.Errorf("nothing can listen on %s: %w", address, err)
+}
+
+// tcpFirst: TCP carries twice what QUIC does here, so QUIC is dialled where TCP does not answer at once.
+func tcpFirst(addrs []multiaddr.Multiaddr) (l []network.AddrDelay) {
+	for _, a := range addrs {
+		delay := 150 * time.Millisecond
+		if _, err := a.ValueForProtocol(multiaddr.P_TCP); err == nil {
+			delay = 0
+		}
+		l = append(l, network.AddrDelay{Addr: a, Delay: delay})
+	}
+	return l
+}
+
+// addrs are the addresses under which others may reach this node.
+func (n *node) addrs() []string { return texts(n.host.Addrs()) }
+
+func texts(addrs []multiaddr.Multiaddr) (l []string) {
+	for _, a := range addrs {
+		l = append(l, a.String())
+	}
+	return l
+}
+
+// connect makes sure that there is a connection. Whoever asks decides when to try again, so an earlier failure does not count.
+func (n *node) connect(ctx context.Context, p peer.ID) error {
+	if p == n.host.ID() {
+		return fmt.Errorf("%s is this node itself", p)
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
+	if s, ok := n.host.Network().(*swarm.Swarm); ok {
+		s.Backoff().Clear(p)
+	}
+	if err := n.host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
+		return outOfReach(p, err)
+	}
+	return nil
+}
+
+// outOfReach makes one sentence of an error of libp2p. The words "is out of reach" are part of the protocol.
+func outOfReach(p peer.ID, err error) error {
+	var dial *swarm.DialError
+	var other sec.ErrPeerIDMismatch
+	why := err.Error()
+	switch {
+	case errors.Is(err, swarm.ErrNoAddresses):
+		why = "no address of it is known"
+	case errors.As(err, &other):
+		why = fmt.Sprintf("%s answers there", other.Actual)
+	case errors.As(err, &dial) && len(dial.DialErrors) > 0:
+		var each []string
+		for _, e := range dial.DialErrors {
+			each = append(each, fmt.Sprintf("%s: %v", e.Address, e.Cause))
+		}
+		why = strings.Join(each, "; ")
+	case errors.Is(err, context.DeadlineExceeded):
+		why = fmt.Sprintf("no answer within %v", connectTime)
+	}
+	return fmt.Errorf("%s is out of reach (%s)", p, cut(strings.ReplaceAll(why, "\n", " "), 500))
+}

@@ -213,6 +213,9 @@ class NativeExecutor:
         run = NativeRun(self, key, directory, task)
         self._runs[key] = run
         run.began = time.monotonic()
+        if self._writer is None:  # it died while the files were laid out; nobody else would tell this run
+            run.ended.set_result({"fault": "the worker process of the node was killed"})
+            return run
         stdin = str(directory / "stdin") if task.stdin is not None else ""
         limits = task.limits
         rlimits = {"core": 0}

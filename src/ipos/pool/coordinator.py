@@ -26,7 +26,7 @@ from ipos.store import cid as c
 from ipos.store.blocks import BlockStore
 from ipos.wire.clock import Clock
 from ipos.wire.errors import Refused
-from ipos.wire.record import cid_of, decode, encode
+from ipos.wire.record import decode
 
 log = logging.getLogger("ipos.coordinator")
 
@@ -123,7 +123,7 @@ class Coordinator:
         job.rows = rows
         job.index()
         for row in rows:
-            self.journal.task(job.id, row.i, row.name, encode(row.task), row.state)
+            self.journal.task(job.id, row.i, row.name, row.record, row.state)
         self._step_job(job, j.Prepared(len(rows), self.clock.wall()))
         for i, (cid, result) in known.items():
             self._apply(job, rows[i], t.Resulted("", "", c.text(cid), result.ok, self.clock.now()))
@@ -294,13 +294,19 @@ class Coordinator:
             ahead = self._ahead(job)
             offers = {node: member.offer(ahead) for node, member in self.members.items()}
             allowed = self._allowed(job)
+            full: dict[Any, placement.Choice] = {}  # what was found to fit nowhere, by all that rules look at
             for i in job.first_pending(LOOK_AHEAD):
                 while i in job.pending:
                     row = job.rows[i]
+                    kind = row.task.limits.memory_bytes, row.task.platform, _faulted(row)
+                    if kind in full:
+                        job.waits[row.i] = full[kind]
+                        break
                     need = self._need(job, row, allowed)
                     choice = placement.choose(need, list(offers.values()), have)
                     if choice.node is None:
-                        self._explain(job, row, need, offers.values(), choice)
+                        if self._possible(job, row, need, offers.values()):
+                            job.waits[row.i] = full[kind] = choice
                         break
                     id = f"{job.id}.{row.i}.{row.state.attempt + 1}"
                     event = t.Dealt(id, choice.node, job.spec.grace_s, self.clock.now(), choice.sentence())
@@ -316,13 +322,12 @@ class Coordinator:
             self._count()
         self._steal()
 
-    def _explain(
-        self, job: Job, row: Row, need: placement.Need, offers: Iterable[placement.Offer], choice: placement.Choice
-    ) -> None:
-        job.waits[row.i] = choice.sentence()
+    def _possible(self, job: Job, row: Row, need: placement.Need, offers: Iterable[placement.Offer]) -> bool:
+        """Whether it only has to wait; otherwise it is given up."""
         never = placement.possible(need, list(offers))
         if never is not None:
             self._apply(job, row, t.Impossible(never))
+        return never is None
 
     def _allowed(self, job: Job) -> frozenset[str] | None:
         if not job.spec.nodes:
@@ -330,14 +335,12 @@ class Coordinator:
         return frozenset(node for node, member in self.members.items() if member.name in job.spec.nodes)
 
     def _need(self, job: Job, row: Row, allowed: frozenset[str] | None) -> placement.Need:
-        state = row.state
-        assert isinstance(state, t.Pending)
         return placement.Need(
             nodes=allowed,
             memory=row.task.limits.memory_bytes,
             platform=row.task.platform or None,
             blocks=job.blocks(row),
-            faulted=frozenset(past.node for past in state.past if past.fault),
+            faulted=_faulted(row),
             seconds=estimate.seconds(job.times, job.size(row)) if job.mean_s is None else job.mean_s,
         )
 
@@ -440,7 +443,7 @@ class Coordinator:
             return
         job, row = found
         result = decode(Result, base64.b64decode(event["result"]))
-        if result.task != cid_of(row.task):
+        if result.task != row.cid:
             self._of_lease(id, l.GivenBack(self.clock.now(), "it answered with the result of another task", True))
             return
         data.take(self.store, data.results(result), (base64.b64decode(block) for block in event["blocks"]))
@@ -481,3 +484,8 @@ class Coordinator:
         failures = sum("the program failed" in past.reason for past in row.state.past)
         retry = not result.ok and failures < job.spec.retries
         self._apply(job, row, t.Resulted(id, member.node, c.text(cid), result.ok, self.clock.now(), wall, retry))
+
+
+def _faulted(row: Row) -> frozenset[str]:
+    """The nodes that could not run this task before."""
+    return frozenset(past.node for past in row.state.past if past.fault)

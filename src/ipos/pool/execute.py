@@ -47,10 +47,15 @@ class Run(Protocol):
 
 
 class Executor(Protocol):
-    async def start(self, key: str, task: Task, say: Callable[[str], None]) -> Run:
-        """Everything the task names is in the store. `say` gets progress lines ("installing numpy"). `Refused` is a fault of the node."""
+    async def prepare(self, key: str, task: Task, say: Callable[[str], None]) -> None:
+        """Lay out all that `start` needs; may take its time. Everything the task names is in the store. `say` gets progress lines
+        ("installing numpy"). `Refused` is a fault of the node."""
+        ...
+
+    async def start(self, key: str, task: Task) -> Run:
+        """Run what was prepared under this key. `Refused` is a fault of the node."""
         ...
 
     async def discard(self, key: str) -> None:
-        """Remove what the run left on disk."""
+        """Remove what preparation and run left on disk."""
         ...

@@ -10,7 +10,8 @@ import asyncio
 import base64
 import logging
 import os
-from typing import Any, Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -31,6 +32,7 @@ from ipos.wire.record import cid_of, decode, encode
 log = logging.getLogger("ipos.holding")
 
 TICK_S = 1.0
+T = TypeVar("T")
 
 
 class Load(Protocol):
@@ -52,11 +54,13 @@ class Held:
         self.deal = deal
         self.state: h.State = h.Queued(deal.id, deal.grace_ms / 1000, at)
         self.run: Run | None = None
+        self.ready: asyncio.Task[Result | None] | None = None
         self.work: asyncio.Task[None] | None = None
         self.outcome: dict[str, Any] | None = None
         self.says = "waits for a slot"
         self.began: float | None = None
         self.off = False
+        self.task_cid = cid_of(deal.task)
 
     @property
     def word(self) -> str:
@@ -207,6 +211,8 @@ class Holding:
                     self._tell(held, held.outcome)
                 case h.Forget():
                     del self.leases[held.caller, held.deal.id]
+                    if held.ready is not None and held.work is None:
+                        self._spawn(self._unready(held))
                     self._turns()
                 case _:
                     pass
@@ -216,17 +222,26 @@ class Holding:
             return
         free = self.load.slots - self.busy
         now = self.clock.now()
-        for held in list(self.leases.values()):
+        queued = [held for held in self.leases.values() if isinstance(held.state, h.Queued)]
+        for held in queued:
             if free <= 0:
-                return
-            if isinstance(held.state, h.Queued):
-                self._step(held, h.Turn(now))
-                free -= isinstance(held.state, h.Busy)
+                break
+            self._step(held, h.Turn(now))
+            free -= isinstance(held.state, h.Busy)
+        for held in queued[: 2 * self.load.slots]:  # the next in line: a slot that gets free finds all laid out
+            if held.ready is None and isinstance(held.state, h.Queued):
+                held.ready = self._spawn(self._readied(held))
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._over)
+        return task
+
+    def _over(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits for it is told; a lease that was taken back has nobody who does
 
     async def _work(self, held: Held) -> None:
         held.work = asyncio.current_task()
@@ -251,18 +266,12 @@ class Holding:
 
     async def _outcome(self, held: Held, key: str) -> dict[str, Any]:
         task = held.deal.task
-        task_cid = cid_of(task)
-        if not held.deal.fresh and (known := self._known(task_cid)) is not None:
+        if held.ready is None:
+            held.ready = self._spawn(self._readied(held))
+        if (known := await held.ready) is not None:
             return self._ended(held, known, cached=True)
-
-        def say(text: str) -> None:
-            held.says = text
-            self._tell(held, {"event": "says", "lease": held.deal.id, "text": text})
-
-        for cid in data.roots(task):
-            await data.bring(self.store, cid, self.fetch, (held.caller,), self.clock)
         held.says = "runs"
-        held.run = await self.executor.start(key, task, say)
+        held.run = await self.executor.start(key, task)
         if isinstance(held.state, h.Paused):
             held.run.pause()
         await held.run.exited()
@@ -272,7 +281,7 @@ class Holding:
         if ran.fault:
             return {"event": "fault", "lease": held.deal.id, "reason": ran.fault}
         result = Result(
-            task=task_cid,
+            task=held.task_cid,
             exit=ran.exit,
             killed=ran.killed,
             stdout=ran.stdout,
@@ -284,9 +293,31 @@ class Holding:
             node=self.node,
         )
         if result.ok:
-            self.journal.result(task_cid, encode(result))
+            self.journal.result(held.task_cid, encode(result))
             await self.journal.commit()
         return self._ended(held, result, cached=False)
+
+    async def _readied(self, held: Held) -> Result | None:
+        """Everything but the running itself, or the result if it is known already."""
+        task = held.deal.task
+        if not held.deal.fresh and (known := self._known(held.task_cid)) is not None:
+            return known
+
+        def say(text: str) -> None:
+            held.says = text
+            self._tell(held, {"event": "says", "lease": held.deal.id, "text": text})
+
+        for cid in data.roots(task):
+            await data.bring(self.store, cid, self.fetch, (held.caller,), self.clock)
+        await self.executor.prepare(self.name(held), task, say)
+        return None
+
+    async def _unready(self, held: Held) -> None:
+        """It was taken back before its turn came."""
+        assert held.ready is not None
+        held.ready.cancel()
+        await asyncio.wait((held.ready,))
+        await self.executor.discard(self.name(held))
 
     def _known(self, task: bytes) -> Result | None:
         body = self.journal.result_of(task)
@@ -329,7 +360,7 @@ class Holding:
         return [
             {
                 "pid": self.name(held),
-                "task": c.text(cid_of(held.deal.task)),
+                "task": c.text(held.task_cid),
                 "name": held.deal.task.name,
                 "job": held.deal.job,
                 "state": held.word,

@@ -93,7 +93,7 @@ def _task_dir(job: Job, row: Row, store: BlockStore) -> Dir:
 
     def status() -> str:
         ended = result()
-        pairs = {**job.line(row), "task": c.text(_cid(row)), "attempts": row.state.attempt}
+        pairs = {**job.line(row), "task": c.text(row.cid), "attempts": row.state.attempt}
         if ended is not None:
             pairs |= {
                 "exit": ended.exit,
@@ -116,9 +116,3 @@ def _task_dir(job: Job, row: Row, store: BlockStore) -> Dir:
             "stderr": output("stderr"),
         }
     )
-
-
-def _cid(row: Row) -> bytes:
-    from ipos.wire.record import cid_of
-
-    return cid_of(row.task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -12,10 +13,12 @@ from ipos.pool import job as j
 from ipos.pool import task as t
 from ipos.pool.journal import JobState, Times
 from ipos.pool.machine import State
+from ipos.pool.placement import Choice
 from ipos.pool.records import Task
 from ipos.pool.spec import JobSpec
 from ipos.store import cid as c
 from ipos.tree.synthetic import Events
+from ipos.wire.record import encode
 
 
 class Row:
@@ -27,11 +30,22 @@ class Row:
         self._task = task
         self.state: Any = state
         self.says = ""
+        self.sizes: dict[bytes, int] | None = None
 
     @property
     def task(self) -> Task:
         assert self._task is not None
         return self._task
+
+    @cached_property
+    def record(self) -> bytes:
+        """The task's canonical bytes."""
+        return encode(self.task)
+
+    @cached_property
+    def cid(self) -> bytes:
+        """The task's identity."""
+        return c.of_dag_cbor(self.record)
 
     @staticmethod
     def none() -> Row:
@@ -68,7 +82,7 @@ class Job:
         self.info = msgspec.json.decode(note, type=Note) if note else Note()
         self.rows: list[Row] = []
         self.pending: set[int] = set()
-        self.waits: dict[int, str] = {}
+        self.waits: dict[int, Choice] = {}
         self.times = Times()
         self.names: Mapping[str, str] = {}
         self.says = ""
@@ -131,10 +145,13 @@ class Job:
         self.emit({"event": "end", **self.status()})
         self.events.end()
 
-    def blocks(self, row: Row) -> dict[bytes, int]:
-        task = row.task
-        files = [task.stdin, *task.files.values()] if task.stdin is not None else list(task.files.values())
-        return {cid: self.info.sizes.get(c.text(cid), 0) for cid in files}
+    def blocks(self, row: Row) -> Mapping[bytes, int]:
+        """Bytes of each input of the task, by CID."""
+        if row.sizes is None:
+            task = row.task
+            files = [task.stdin, *task.files.values()] if task.stdin is not None else list(task.files.values())
+            row.sizes = {cid: self.info.sizes.get(cid.hex(), 0) for cid in files}
+        return row.sizes
 
     def size(self, row: Row) -> int:
         return sum(self.blocks(row).values())
@@ -219,7 +236,8 @@ class Job:
         elif isinstance(state, t.Cancelled):
             lines.append(f"{head} was cancelled")
         else:
-            lines.append(f"{head} waits: {self.waits.get(row.i, 'its turn has not come')}")
+            choice = self.waits.get(row.i)
+            lines.append(f"{head} waits: {'its turn has not come' if choice is None else choice.sentence()}")
         return "\n".join(lines) + "\n"
 
     def _snapshot(self) -> list[str]:

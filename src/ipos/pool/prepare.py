@@ -19,7 +19,7 @@ from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
 from ipos.wire.errors import Refused
-from ipos.wire.record import cid_of, decode
+from ipos.wire.record import decode
 
 Known = dict[int, tuple[bytes, Result]]
 ELF = b"\x7fELF"
@@ -78,7 +78,7 @@ async def prepare(
     known: Known = {}
     if not spec.fresh:
         for row in rows:
-            body = journal.result_of(cid_of(row.task))
+            body = journal.result_of(row.cid)
             if body is not None and all(data.complete(store, cid) for cid in data.results(decode(Result, body))):
                 known[row.i] = c.of_dag_cbor(body), decode(Result, body)
                 store.put([(known[row.i][0], body)])
@@ -107,7 +107,7 @@ def _read(job: Job, spec: JobSpec, path: Path, built_for: str, environment: obje
             if isinstance(error, Refused):
                 raise
             raise Refused(f"the input {file} cannot be read: {os.strerror(error.errno or 0)}") from None
-        job.info.sizes[c.text(cid)] = size
+        job.info.sizes[cid.hex()] = size
         return cid
 
     if spec.over is None:
@@ -121,7 +121,9 @@ def _read(job: Job, spec: JobSpec, path: Path, built_for: str, environment: obje
             made = task(args, None, {one.name: cid})
         else:
             made = task(spec.args, cid, {})
-        rows.append(Row(i, one.name, made, t.Pending()))
+        row = Row(i, one.name, made, t.Pending())
+        _ = job.size(row), row.cid  # computed here, not on the loop
+        rows.append(row)
     return rows
 
 

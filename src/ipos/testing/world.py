@@ -94,7 +94,10 @@ class SleepExecutor:
         self.computed = 0
         self.faults = 0.0
 
-    async def start(self, key: str, task: Task, say: Callable[[str], None]) -> SleepRun:
+    async def prepare(self, key: str, task: Task, say: Callable[[str], None]) -> None:
+        return
+
+    async def start(self, key: str, task: Task) -> SleepRun:
         if self._dice.random() < self.faults:
             raise Gone("the disk of this node is full (a planted fault)")
         return SleepRun(self, task, self._dice.uniform(0.2, 4.0) / self._speed)

@@ -24,6 +24,11 @@ Link = Annotated[bytes, "link"]
 """A field that holds a binary CID and is encoded as a link."""
 
 DAG_CBOR = b"\x01\x71\x12\x20"
+_COMMON = frozenset({DAG_CBOR, b"\x01\x55\x12\x20", b"\x01\x70\x12\x20", b"\x01\x55\x1e\x20", b"\x01\x71\x1e\x20"})
+_VERSIONS = (
+    0x01,
+    0x12,
+)  # a CID begins with its version, or is a bare sha2-256 multihash; the top bit: a varint longer than need be
 INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
 
 
@@ -70,6 +75,10 @@ def cid_of(record: Record) -> bytes:
 
 def parses_as_cid(value: bytes) -> bool:
     """Whether libipld would take this byte string for a link."""
+    if len(value) == 36 and value[:4] in _COMMON:
+        return True
+    if not value or value[0] & 0x7F not in _VERSIONS:
+        return False
     try:
         libipld.encode_cid(value)
     except Exception:
@@ -86,35 +95,39 @@ def _plain(value: Any, kind: Any, path: str, depth: int) -> Any:
     """The value in terms that libipld encodes, checked against its field's type."""
     if depth > limits.record_depth:
         raise BadRecord(path, f"nested deeper than {limits.record_depth}")
-    if isinstance(value, Record):
-        names = _fields(type(value))
-        prefix = path + "." if path else ""
-        return {
-            name: _plain(getattr(value, name), hint, prefix + name, depth + 1)
-            for name, hint in names
-            if name != "ext" or value.ext
-        }
+    if value is None or isinstance(value, (str, bool)):
+        return value
     if isinstance(value, bytes):
         return _bytes(value, kind, path)
-    if isinstance(value, (tuple, list)):
-        args = typing.get_args(_strip(kind))
-        inner = args[0] if args else bytes
-        items = cast("tuple[Any, ...]", value)
-        return [_plain(each, inner, f"{path}[{i}]", depth + 1) for i, each in enumerate(items)]
-    if isinstance(value, dict):
-        args = typing.get_args(_strip(kind))
-        inner = args[1] if len(args) > 1 else bytes
-        mapping = cast("dict[str, Any]", value)
-        return {key: _plain(each, inner, f"{path}.{key}", depth + 1) for key, each in mapping.items()}
-    if isinstance(value, bool) or value is None or isinstance(value, str):
-        return value
     if isinstance(value, int):
         if not INT_MIN <= value <= INT_MAX:
             raise BadRecord(path, f"{value} does not fit 64 bits")
         return value
+    if isinstance(value, Record):
+        prefix = path + "." if path else ""
+        return {
+            name: _plain(getattr(value, name), hint, prefix + name, depth + 1)
+            for name, hint in _fields(type(value))
+            if name != "ext" or value.ext
+        }
+    if isinstance(value, (tuple, list)):
+        items = cast("tuple[Any, ...]", value)
+        inner = _inner(kind, 0)
+        return [_plain(each, inner, f"{path}[{i}]", depth + 1) for i, each in enumerate(items)]
+    if isinstance(value, dict):
+        mapping = cast("dict[str, Any]", value)
+        inner = _inner(kind, 1)
+        return {key: _plain(each, inner, f"{path}.{key}", depth + 1) for key, each in mapping.items()}
     if isinstance(value, float) and value - value == 0.0:
         return value
     raise BadRecord(path, f"{value!r} has no canonical form")
+
+
+@cache
+def _inner(kind: Any, which: int) -> Any:
+    """The type of a collection's items: argument `which` of its hint, bytes where it says nothing."""
+    args = typing.get_args(_strip(kind))
+    return args[which] if len(args) > which else bytes
 
 
 def _strip(kind: Any) -> Any:
@@ -125,8 +138,13 @@ def _strip(kind: Any) -> Any:
     return kind
 
 
+@cache
+def _is_link(kind: Any) -> bool:
+    return "link" in getattr(_strip(kind), "__metadata__", ())
+
+
 def _bytes(value: bytes, kind: Any, path: str) -> bytes:
-    link = "link" in getattr(_strip(kind), "__metadata__", ())
+    link = _is_link(kind)
     if link and not parses_as_cid(value):
         raise BadRecord(path, "not a CID")
     if not link and parses_as_cid(value):

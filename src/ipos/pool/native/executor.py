@@ -125,6 +125,7 @@ class NativeExecutor:
         self._hidden = hidden
         self._builds = Builds(home / "env")
         self._runs: dict[str, NativeRun] = {}
+        self._pythons: dict[str, list[str]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -198,37 +199,43 @@ class NativeExecutor:
 
     # ---- Executor
 
-    async def start(self, key: str, task: Task, say: Callable[[str], None]) -> NativeRun:
+    async def prepare(self, key: str, task: Task, say: Callable[[str], None]) -> None:
+        self._pythons[key] = await self._python(task, say)
+        program = self._program(task)
+        async with self._materialising.setdefault(program, asyncio.Lock()):
+            try:
+                await asyncio.to_thread(self._materialise, task, self._home / "work" / key, program)
+            except OSError as error:
+                raise Refused(f"the task's files cannot be laid out here: {error}") from None
+
+        self.send(op="park", **self._command(key, task))
+
+    def _program(self, task: Task) -> Path:
+        return self._home / "env" / "programs" / c.text(task.program) / task.name
+
+    async def start(self, key: str, task: Task) -> NativeRun:
         async with self._starting:
             if self._writer is None:
                 await self._begin()
-        python = await self._python(task, say)
-        directory = self._home / "work" / key
-        program = self._home / "env" / "programs" / c.text(task.program) / task.name
-        async with self._materialising.setdefault(program, asyncio.Lock()):
-            try:
-                await asyncio.to_thread(self._materialise, task, directory, program)
-            except OSError as error:
-                raise Refused(f"the task's files cannot be laid out here: {error}") from None
-        run = NativeRun(self, key, directory, task)
+        run = NativeRun(self, key, self._home / "work" / key, task)
         self._runs[key] = run
         run.began = time.monotonic()
-        if self._writer is None:  # it died while the files were laid out; nobody else would tell this run
-            run.ended.set_result({"fault": "the worker process of the node was killed"})
-            return run
-        stdin = str(directory / "stdin") if task.stdin is not None else ""
-        limits = task.limits
+        self.send(op="start", **self._command(key, task))  # whole again: the parent that parked it may have died since
+        return run
+
+    def _command(self, key: str, task: Task) -> dict[str, Any]:
+        python, directory, limits = self._pythons[key], self._home / "work" / key, task.limits
         rlimits = {"core": 0}
         if limits.output_bytes:
             rlimits["fsize"] = limits.output_bytes
         if limits.memory_bytes:
             rlimits["as"] = limits.memory_bytes
-        self.send(
-            op="start", key=key, argv=[*python, str(program), *task.args], cwd=str(directory / "cwd"), stdin=stdin,
-            stdout=str(directory / "stdout"), stderr=str(directory / "stderr"), rlimits=rlimits,
-            env=self._variables(key, directory, python),
-        )  # fmt: skip
-        return run
+        return {
+            "key": key, "argv": [*python, str(self._program(task)), *task.args], "cwd": str(directory / "cwd"),
+            "stdin": str(directory / "stdin") if task.stdin is not None else "",
+            "stdout": str(directory / "stdout"), "stderr": str(directory / "stderr"),
+            "rlimits": rlimits, "env": self._variables(key, directory, python),
+        }  # fmt: skip
 
     async def _python(self, task: Task, say: Callable[[str], None]) -> list[str]:
         if not task.name.endswith(".py"):
@@ -262,4 +269,6 @@ class NativeExecutor:
 
     async def discard(self, key: str) -> None:
         self._runs.pop(key, None)
+        if self._pythons.pop(key, None) is not None:
+            self.send(op="unpark", key=key)
         await asyncio.to_thread(shutil.rmtree, self._home / "work" / key, True)

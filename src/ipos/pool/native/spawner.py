@@ -32,6 +32,7 @@ class Spawner:
         self.sock = sock
         self.keys: dict[int, str] = {}
         self.pids: dict[str, int] = {}
+        self.parked: dict[str, tuple[int, int]] = {}
 
     def say(self, **event: Any) -> None:
         self.sock.sendall(json.dumps(event).encode() + b"\n")
@@ -39,8 +40,12 @@ class Spawner:
     def obey(self, command: dict[str, Any]) -> None:
         key = command["key"]
         match command["op"]:
+            case "park":
+                self.park(command)
             case "start":
                 self.start(command)
+            case "unpark":
+                self.unpark(key)
             case "pause":
                 self.signal(key, signal.SIGSTOP)
             case "resume":
@@ -58,27 +63,46 @@ class Spawner:
             except ProcessLookupError:
                 return
 
-    def start(self, command: dict[str, Any]) -> None:
-        key = command["key"]
-        reader, writer = os.pipe2(os.O_CLOEXEC)
+    def park(self, command: dict[str, Any]) -> None:
+        """Fork the task's process up to its exec, where it waits for `start`: half of what a start costs is over when its turn comes."""
+        go_reader, go_writer = os.pipe2(os.O_CLOEXEC)
+        why_reader, why_writer = os.pipe2(os.O_CLOEXEC)
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             try:
-                become(command, parent)
+                become(command, parent, go_reader)
             except BaseException as error:
-                os.write(writer, f"{type(error).__name__}: {error}".encode())
+                os.write(why_writer, f"{type(error).__name__}: {error}".encode())
             finally:
                 os._exit(127)
-        os.close(writer)
-        why = os.read(reader, 4096).decode(errors="replace")  # empty: exec closed it
-        os.close(reader)
+        os.close(go_reader)
+        os.close(why_writer)
+        self.keys[pid], self.pids[command["key"]] = command["key"], pid
+        self.parked[command["key"]] = go_writer, why_reader
+
+    def start(self, command: dict[str, Any]) -> None:
+        key = command["key"]
+        if key not in self.parked:
+            self.park(command)
+        go_writer, why_reader = self.parked.pop(key)
+        with contextlib.suppress(BrokenPipeError):  # it failed before its turn; `why` says how
+            os.write(go_writer, b"g")
+        os.close(go_writer)
+        why = os.read(why_reader, 4096).decode(errors="replace")  # empty: exec closed it
+        os.close(why_reader)
+        pid = self.pids[key]
         if why:
             os.waitpid(pid, 0)
+            del self.keys[pid], self.pids[key]
             self.say(event="failed", key=key, why=why)
             return
-        self.keys[pid], self.pids[key] = key, pid
         self.say(event="started", key=key, pid=pid)
+
+    def unpark(self, key: str) -> None:
+        """Its turn will not come: closing its pipe ends it."""
+        for fd in self.parked.pop(key, ()):
+            os.close(fd)
 
     def reap(self) -> None:
         while True:
@@ -91,7 +115,11 @@ class Spawner:
             key = self.keys.pop(pid, None)
             if key is None:
                 continue  # an orphan that a task left and that has ended
-            self.pids.pop(key, None)
+            if self.pids.get(key) == pid:
+                del self.pids[key]
+            if key in self.parked:  # it could not become the task; `start` tries again and has the reason
+                self.unpark(key)
+                continue
             self.sweep(pid, key)
             code = os.waitstatus_to_exitcode(status)
             self.say(event="exited", key=key, code=code, cpu_s=used.ru_utime + used.ru_stime, rss=used.ru_maxrss * 1024)
@@ -129,8 +157,8 @@ class Spawner:
                 self.reap()
 
 
-def become(command: dict[str, Any], parent: int) -> None:
-    """In the child: turn into the task."""
+def become(command: dict[str, Any], parent: int, go: int) -> None:
+    """In the child: turn into the task when told to."""
     os.setsid()
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -138,8 +166,6 @@ def become(command: dict[str, Any], parent: int) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    for name, value in command["rlimits"].items():
-        resource.setrlimit(RLIMITS[name], (value, value))
     stdin = os.open(command["stdin"] or os.devnull, os.O_RDONLY)
     made = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     files = (stdin, os.open(command["stdout"], made, 0o600), os.open(command["stderr"], made, 0o600))
@@ -147,6 +173,10 @@ def become(command: dict[str, Any], parent: int) -> None:
         os.dup2(fd, number)
     os.chdir(command["cwd"])
     os.nice(5)
+    if not os.read(go, 1):
+        os._exit(127)
+    for name, value in command["rlimits"].items():
+        resource.setrlimit(RLIMITS[name], (value, value))
     os.execve(command["argv"][0], command["argv"], command["env"])
 
 

@@ -1,7 +1,7 @@
 """Builds `src/ipos/vm/ipwasi.wasm` from the C beside this file, with the zig of PyPI's `ziglang`.
 
-    python instrument/wasi/build.py            # build
-    python instrument/wasi/build.py --check    # build again and compare bytes with what is checked in
+python instrument/wasi/build.py            # build
+python instrument/wasi/build.py --check    # build again and compare bytes with what is checked in
 """
 
 import re
@@ -12,7 +12,18 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BUILT = HERE.parents[1] / "src/ipos/vm/ipwasi.wasm"
-FLAGS = ["-std=gnu11", "-O2", "-g0", "-flto", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wno-sign-conversion", "-Werror"]
+FLAGS = [
+    "-std=gnu11",
+    "-O2",
+    "-g0",
+    "-flto",
+    "-Wall",
+    "-Wextra",
+    "-Wshadow",
+    "-Wconversion",
+    "-Wno-sign-conversion",
+    "-Werror",
+]
 STACK_BYTES = 65536
 
 
@@ -29,7 +40,18 @@ def exports() -> list[str]:
 
 
 def build(target: Path) -> None:
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", "wasm32-freestanding", *FLAGS, "-nostdlib", "-Wl,--no-entry", "-Wl,-s"]
+    command = [
+        sys.executable,
+        "-m",
+        "ziglang",
+        "cc",
+        "-target",
+        "wasm32-freestanding",
+        *FLAGS,
+        "-nostdlib",
+        "-Wl,--no-entry",
+        "-Wl,-s",
+    ]
     command += [f"-Wl,-z,stack-size={STACK_BYTES}", *(f"-Wl,--export={name}" for name in exports())]
     subprocess.run([*command, "-o", str(target), *(source.name for source in sources())], check=True, cwd=HERE)
 

@@ -19,7 +19,7 @@ void output_limit(u64 bytes) { most_written = bytes; }
 u64 output_written(u32 stream) { return written[stream]; }
 u64 output_room(void) { return most_written - written[0] - written[1]; }
 
-u32 EXPORT(wasi_log)(void) { return (u32)(uptr)records; }
+const u8 *EXPORT(wasi_log)(void) { return records; }
 u32 EXPORT(wasi_log_bytes)(void) { return log_used; }
 
 /* Exported with two names: by wasi_ for the runtime, by free_ because the runtime calls it as often as it likes. */

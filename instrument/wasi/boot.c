@@ -113,6 +113,7 @@ static void open_stdio(u32 kind, u32 input, u64 size) {
     u32 number;
     if (kind == STDIN_FILE) {
         Node *file = make(TYPE_FILE); /* in no directory; descriptor 0 alone holds it */
+        node_enumerate(file);
         show_input(file, input, size);
         descriptor_open(OPEN_FILE, file, RIGHTS_FILE & ~(u64)(RIGHT_WRITE | RIGHT_ALLOCATE | RIGHT_SET_SIZE), 0, 0, &number);
     } else {
@@ -144,6 +145,7 @@ u32 EXPORT(wasi_boot)(u8 *blob, u32 length) {
     root = make(TYPE_DIRECTORY);
     root->parent = root;
     root->names = 1;
+    node_enumerate(root);
     open_stdio(stdin_kind, stdin_input, stdin_size);
     take_tree();
     if (too_large) return BOOT_TOO_LARGE;

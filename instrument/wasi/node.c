@@ -15,9 +15,13 @@ Node *node_make(u8 kind) {
     living++;
     node->kind = kind;
     node->changed = 1;
-    node->number = ++numbers;
     node->accessed_ns = node->modified_ns = node->changed_ns = now();
     return node;
+}
+
+/* Only what did get a name uses up a number. */
+void node_enumerate(Node *node) {
+    if (!node->number) node->number = ++numbers;
 }
 
 void node_touch(Node *node) {
@@ -143,6 +147,7 @@ Errno entry_add(Node *directory, const u8 *name, u32 length, Node *node) {
     else directory->first = entry;
     if (after) after->before = entry;
 
+    node_enumerate(node);
     node->names++;
     if (node->kind == TYPE_DIRECTORY) node->parent = directory;
     directory->size++;

@@ -44,6 +44,7 @@ struct Node {
 extern Node *root;
 
 Node *node_make(u8 kind); /* NULL: no space, or the limit of files */
+void node_enumerate(Node *node); /* gives it its inode number; entry_add does it */
 void node_drop(Node *node); /* frees it if nothing names it and nobody has it open */
 void node_touch(Node *node); /* modified now */
 void nodes_limit(u32 count); /* so many more than now */

@@ -5,6 +5,7 @@ The state of the C is its static variables, so each `Native` loads a copy of the
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import functools
 import os
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,7 +77,13 @@ class Native:
             file.write(library(bool(os.environ.get("IPOS_TEST_ASAN"))))
             file.flush()
             self.lib = ctypes.CDLL(file.name)
-        self.callbacks = [NEED(self._need), FETCH(self._fetch), FLUSH(self._flush), STDIN(self._stdin)]
+        me = weakref.proxy(self)  # a cycle would keep 200 MB of addresses until the collector runs
+        self.callbacks = [
+            NEED(lambda *given: me._need(*given)),
+            FETCH(lambda *given: me._fetch(*given)),
+            FLUSH(lambda *given: me._flush(*given)),
+            STDIN(lambda *given: me._stdin(*given)),
+        ]
         for name, callback in zip(("need", "fetch", "flush", "stdin"), self.callbacks, strict=True):
             ctypes.c_void_p.in_dll(self.lib, f"host_on_{name}").value = ctypes.cast(callback, ctypes.c_void_p).value
         self.lib.host_start(program_pages)
@@ -96,6 +104,11 @@ class Native:
         ctypes.memmove(at, blob, len(blob))
         self.lib.ipos_wasi_boot.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
         self.booted = self.lib.ipos_wasi_boot(at, len(blob))
+
+    def __del__(self) -> None:
+        self.memory.release()
+        self.lib.host_end()
+        _ctypes.dlclose(self.lib._handle)
 
     def _need(self, file: int, offset: int, length: int) -> int:
         blocks = {(file, block) for block in range(offset // PAGE_BYTES, (offset + length - 1) // PAGE_BYTES + 1)}

@@ -5,7 +5,7 @@
 #include <sys/mman.h>
 
 #define PAGE 65536u
-#define ARENA_PAGES 8192u
+#define ARENA_PAGES 3072u
 #define PROGRAM_PAGES 64u
 #define CACHE_PAGES 257u
 
@@ -54,6 +54,12 @@ void host_start(uint32_t program_pages) {
     if (!host_program) host_program = calloc(PROGRAM_PAGES, PAGE);
     if (!host_cache) host_cache = calloc(CACHE_PAGES, PAGE);
     host_program_pages = program_pages;
+}
+
+void host_end(void) {
+    free(host_program);
+    free(host_cache);
+    if (arena) munmap(arena, (size_t)ARENA_PAGES * PAGE);
 }
 
 static uint8_t *program(uint32_t address, uint64_t length) {

@@ -7,8 +7,8 @@ import random
 import struct
 from collections.abc import Callable, Sequence
 
-from native import PAGE_BYTES, Native
-from reference_wasi import NOSPC, OK, Wasi
+from wasi_native import PAGE_BYTES, Native
+from wasi_reference import NOSPC, OK, Wasi
 
 from ipos.vm.wasi import boot, output
 
@@ -127,7 +127,7 @@ class Pair:
 
 # ---- random calls ----
 
-NAMES = [b"a", b"b", b"cc", b"..", b".", b"in", b"big", b"dir", b"w", b"\xff\xfe", b"\xc3\xa9", b"e0", b"e1", b"e2", b"longer-name-than-eight", b"longer-name-too"]
+NAMES = [b"a", b"b", b"cc", b"d", b"..", b".", b"in", b"big", b"dir", b"w", b"f", b"g", b"\xc3\xa9", b"e0", b"e1", b"e2", b"longer-name-than-eight", b"longer-name-too"]
 
 
 class Fuzzer:
@@ -158,8 +158,11 @@ class Fuzzer:
         return self.dice.choice([0xFFFFFFF0 + self.dice.randrange(16), (1 << 17) - self.dice.randrange(80), self.dice.randrange(1 << 32)])
 
     def fd(self) -> int:
+        fds = self.pair.reference.fds
+        if self.one_in(2) and (files := [number for number, open_ in fds.items() if open_.kind == "file"]):
+            return self.dice.choice(files)
         if not self.one_in(30):
-            return self.dice.choice([3, *self.pair.reference.fds])
+            return self.dice.choice([3, *fds])
         return self.dice.choice([self.dice.randrange(30), 16383, 16384, 0xFFFFFFFF])
 
     def directory(self) -> int:
@@ -180,9 +183,19 @@ class Fuzzer:
                 return self.dice.randrange(300_000)
 
     def path(self) -> tuple[int, int]:
-        parts = [self.dice.choice(NAMES) for _ in range(1 + self.dice.randrange(4))]
+        parts = [self.dice.choice(NAMES) for _ in range(self.dice.choice([1, 1, 1, 2, 2, 3, 4]))]
+        if self.one_in(2):
+            # a path that leads somewhere
+            parts, node = [], self.pair.reference.root
+            while node.entries and not (parts and self.one_in(2)):
+                parts.append(self.dice.choice(list(node.entries)))
+                node = node.entries[parts[-1]]
+            if not parts or self.one_in(4):
+                parts.append(self.dice.choice(NAMES))
         text = (b"//" if self.one_in(12) else b"/").join(parts)
         text = b"/" * self.one_in(25) + text + b"/" * self.one_in(12) + b"\0" * self.one_in(200)
+        if self.one_in(80):
+            text = self.dice.choice([b"\xff\xfe", b"a\xed\xa0\x80", b"\xf0\x9f\x8d\x8e", b"a" * 255, b"a" * 256, b"\xc0\x80", b"\xf4\x90\x80\x80"])
         if self.one_in(300):
             text = text * 3000
         address = self.dice.randrange(1 << 16)
@@ -204,7 +217,8 @@ class Fuzzer:
         return address, count
 
     def rights(self) -> int:
-        return self.dice.choice([(1 << 64) - 1, (1 << 30) - 1, self.dice.randrange(1 << 30), 0, 1 << 1, 1 << 6 | 1 << 2 | 1 << 1])
+        most = [(1 << 64) - 1] * 7
+        return self.dice.choice([*most, (1 << 30) - 1, self.dice.randrange(1 << 30), 0, 1 << 1, 1 << 6 | 1 << 2 | 1 << 1])
 
     # ---- calls
 
@@ -227,7 +241,7 @@ class Fuzzer:
 
     def do_fd_close(self) -> tuple[int, ...]:
         fd = self.fd()
-        return (fd if fd > 3 or self.one_in(300) else 99,)
+        return (fd if (fd > 3 and self.one_in(2)) or self.one_in(300) else 99,)
 
     def do_fd_sync(self) -> tuple[int, ...]:
         return (self.fd(),)

@@ -105,6 +105,10 @@ class Files(RuleBasedStateMachine):
     def readdir(self, fd: int, cookie: int, room: int) -> None:
         self.pair("fd_readdir", self.fd(fd), 2000, room, cookie, 900)
 
+    def teardown(self) -> None:
+        if hasattr(self, "pair"):
+            self.pair.native.close()
+
     @invariant()
     def ends_equal(self) -> None:
         if hasattr(self, "pair"):

@@ -71,6 +71,7 @@ class Native:
     ) -> None:
         self.files = files or {}
         self.stdin = stdin
+        self.address = 0
         self.at_hand: set[tuple[int, int]] | None = None  # (file, block) that this node has; None = all
         self.needed: tuple[int, int, int] | None = None
         self.log = b""
@@ -106,10 +107,15 @@ class Native:
         self.lib.ipos_wasi_boot.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
         self.booted = self.lib.ipos_wasi_boot(at, len(blob))
 
-    def __del__(self) -> None:
-        self.memory.release()
-        self.lib.host_end()
-        _ctypes.dlclose(self.lib._handle)
+    def close(self) -> None:
+        """Gives back the addresses below 4 GiB that it has, of which few processes have many."""
+        if self.address:
+            self.address = 0
+            self.memory.release()
+            self.lib.host_end()
+            _ctypes.dlclose(self.lib._handle)
+
+    __del__ = close
 
     def _need(self, file: int, offset: int, length: int) -> int:
         blocks = {(file, block) for block in range(offset // PAGE_BYTES, (offset + length - 1) // PAGE_BYTES + 1)}

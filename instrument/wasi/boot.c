@@ -54,10 +54,10 @@ static Strings take_strings(void) {
     return strings;
 }
 
-static Node *make(u8 kind) {
-    Node *node = node_make(kind);
-    if (node) node->changed = 0;
-    return node;
+/* As it was before the program began, whatever booting cost. */
+static void untouch(Node *node, u64 epoch_ns) {
+    node->changed = 0;
+    node->accessed_ns = node->modified_ns = node->changed_ns = epoch_ns;
 }
 
 static void show_input(Node *file, u32 input, u64 size) {
@@ -67,7 +67,7 @@ static void show_input(Node *file, u32 input, u64 size) {
 }
 
 /* Entries come parents first; each names its directory by that one's place in the list (0 = the root). */
-static void take_tree(void) {
+static void take_tree(u64 epoch_ns) {
     u32 count = take32();
     if (count > (u64)(end - at)) malformed = 1; /* the list of nodes must not be larger than the blob allows */
     if (malformed) return;
@@ -89,7 +89,7 @@ static void take_tree(void) {
             malformed = 1;
             break;
         }
-        Node *node = nodes[i] = make(kind);
+        Node *node = nodes[i] = node_make(kind);
         void *bytes = kind == TYPE_SYMLINK ? block_alloc(target_length) : NULL;
         if (!node || (kind == TYPE_SYMLINK && !bytes) || entry_add(nodes[parent], name, length, node)) {
             too_large = 1;
@@ -102,17 +102,18 @@ static void take_tree(void) {
         }
     }
     /* naming an entry touched its directory */
-    for (u32 i = 0; i <= count && !malformed; i++) nodes[i]->changed = 0;
+    for (u32 i = 0; i <= count && !malformed; i++) untouch(nodes[i], epoch_ns);
     memory_boot_done(nodes, (count + 1) * (u32)sizeof(Node *));
 }
 
-static void open_stdio(u32 kind, u32 input, u64 size) {
+static void open_stdio(u32 kind, u32 input, u64 size, u64 epoch_ns) {
     static const u8 kinds[STDIN_KINDS] = {OPEN_EMPTY, OPEN_STDIN, OPEN_FILE, OPEN_STDIN};
     /* what is no terminal has a right to tell that it cannot use: that is how wasi-libc's isatty knows */
     u64 common = RIGHT_SET_FLAGS | RIGHT_STAT | RIGHT_POLL | (kind == STDIN_TERMINAL ? 0 : RIGHT_TELL);
     u32 number;
     if (kind == STDIN_FILE) {
-        Node *file = make(TYPE_FILE); /* in no directory; descriptor 0 alone holds it */
+        Node *file = node_make(TYPE_FILE); /* in no directory; descriptor 0 alone holds it */
+        untouch(file, epoch_ns);
         node_enumerate(file);
         show_input(file, input, size);
         descriptor_open(OPEN_FILE, file, RIGHTS_FILE & ~(u64)(RIGHT_WRITE | RIGHT_ALLOCATE | RIGHT_SET_SIZE), 0, 0, &number);
@@ -142,12 +143,12 @@ u32 EXPORT(wasi_boot)(u8 *blob, u32 length) {
     random_boot(seed);
     Strings arguments = take_strings(), environment = take_strings();
     process_boot(arguments, environment);
-    root = make(TYPE_DIRECTORY);
+    root = node_make(TYPE_DIRECTORY);
     root->parent = root;
     root->names = 1;
     node_enumerate(root);
-    open_stdio(stdin_kind, stdin_input, stdin_size);
-    take_tree();
+    open_stdio(stdin_kind, stdin_input, stdin_size, epoch);
+    take_tree(epoch);
     if (too_large) return BOOT_TOO_LARGE;
     if (malformed || at != end) return BOOT_MALFORMED;
     at = end = NULL;

@@ -1,5 +1,5 @@
-/* For the runtime: what the program left behind. Called between slices or after the end; changes nothing. Nodes and entries are
-   addresses in M, 0 = none. */
+/* For the runtime: what the program has done so far, what it left behind. Changes nothing, and is not metered: the runtime may ask
+   whenever it likes. Nodes and entries are addresses in M, 0 = none. */
 #include "clock.h"
 #include "contents.h"
 #include "descriptor.h"
@@ -52,3 +52,18 @@ NOINLINE u64 EXPORT(wasi_metric)(u32 which) {
 
 /* Bytes that were read from standard input, wherever its descriptor is now. */
 u64 EXPORT(wasi_stdin_read)(void) { return stdin_taken(); }
+
+FREE_OF_WORK(wasi_root)
+FREE_OF_WORK(wasi_first)
+FREE_OF_WORK(wasi_next)
+FREE_OF_WORK(wasi_name)
+FREE_OF_WORK(wasi_node)
+FREE_OF_WORK(wasi_kind)
+FREE_OF_WORK(wasi_size)
+FREE_OF_WORK(wasi_modified)
+FREE_OF_WORK(wasi_target)
+FREE_OF_WORK(wasi_input)
+FREE_OF_WORK(wasi_input_size)
+FREE_OF_WORK(wasi_block)
+FREE_OF_WORK(wasi_metric)
+FREE_OF_WORK(wasi_stdin_read)

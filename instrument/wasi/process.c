@@ -1,5 +1,6 @@
 #include "process.h"
 #include "clock.h"
+#include "free.h"
 #include "host.h"
 
 static Strings arguments, environment;
@@ -49,3 +50,4 @@ Errno EXPORT(proc_raise)(u32 signal) {
 }
 
 u64 EXPORT(wasi_exited)(void) { return exited; }
+FREE_OF_WORK(wasi_exited)

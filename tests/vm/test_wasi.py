@@ -9,12 +9,25 @@ from collections.abc import Sequence
 import pytest
 from wasi_native import PAGE_BYTES, Native
 from wasi_pair import chunks
-from wasi_reference import chacha20
+from wasi_reference_state import chacha20
 
 from ipos.vm.wasi import boot, output
 from ipos.wire.errors import BadRecord, Refused
 
-OK, BADF, EXIST, INVAL, ISDIR, LOOP, NOENT, NOSPC, NOTDIR, NOTSOCK, PERM, NOTCAPABLE = 0, 8, 20, 28, 31, 32, 44, 51, 54, 57, 63, 76
+OK, BADF, EXIST, INVAL, ISDIR, LOOP, NOENT, NOSPC, NOTDIR, NOTSOCK, PERM, NOTCAPABLE = (
+    0,
+    8,
+    20,
+    28,
+    31,
+    32,
+    44,
+    51,
+    54,
+    57,
+    63,
+    76,
+)
 CREATE, DIRECTORY, EXCLUSIVE, TRUNCATE = 1, 2, 4, 8
 ALL = (1 << 30) - 1
 ROOT = 3
@@ -48,7 +61,9 @@ class Program:
     def ok(self, name: str, *arguments: int) -> None:
         assert self.wasi(name, *arguments) == OK
 
-    def open(self, path: str, how: int = 0, rights: int = ALL & ~(1 << 6), fd: int = ROOT, flags: int = 0, follow: int = 1) -> int:
+    def open(
+        self, path: str, how: int = 0, rights: int = ALL & ~(1 << 6), fd: int = ROOT, flags: int = 0, follow: int = 1
+    ) -> int:
         """The descriptor, or minus the error."""
         error = self.wasi("path_open", fd, follow, *self.text(PATH, path), how, rights, ALL, flags, RESULT)
         assert error is not None
@@ -180,7 +195,16 @@ def test_sparse_files_cost_only_what_is_written(program: Program) -> None:
 
 @pytest.mark.parametrize(
     ("path", "error"),
-    [("/in/small", PERM), ("../x", PERM), ("in/../../in", PERM), ("out", PERM), ("deep/up", OK), ("deep/root", OK), ("loop", LOOP), ("in/\0", 25)],
+    [
+        ("/in/small", PERM),
+        ("../x", PERM),
+        ("in/../../in", PERM),
+        ("out", PERM),
+        ("deep/up", OK),
+        ("deep/root", OK),
+        ("loop", LOOP),
+        ("in/\0", 25),
+    ],
 )
 def test_no_path_leads_out_of_the_root(program: Program, path: str, error: int) -> None:
     program.ok("path_create_directory", ROOT, *program.text(PATH, "deep"))
@@ -235,7 +259,12 @@ def test_a_full_overlay_makes_writes_short_and_then_fails_and_is_used_again(prog
 
 def test_output_keeps_the_order_of_both_streams_and_has_a_limit() -> None:
     program = Program(limits=boot.Limits(output_bytes=12))
-    assert [program.write(1, b"abc"), program.write(2, b"de"), program.write(1, b"f"), program.write(2, b"0123456789")] == [3, 2, 1, 6]
+    assert [
+        program.write(1, b"abc"),
+        program.write(2, b"de"),
+        program.write(1, b"f"),
+        program.write(2, b"0123456789"),
+    ] == [3, 2, 1, 6]
     assert program.write(1, b"x") == -NOSPC
     assert list(output.output_records(program.wasi.drain())) == [(0, b"abc"), (1, b"de"), (0, b"f"), (1, b"012345")]
     assert program.wasi.drain() == b""
@@ -316,7 +345,12 @@ def test_stdin_waits_without_a_trace_and_ends() -> None:
     struct.pack_into("<II", after, VECTOR, 0, 0)
     assert (bytes(program.memory), program.metric(output.Metric.CALLS)) == (bytes(after), before[1])
     assert program.read(0, 9) == b"hello"
-    assert [program.read(0, 7), program.read(0, 7), program.read(0, 7), program.read(0, 7)] == [None, b"x" * 7, b"x" * 3, b""]
+    assert [program.read(0, 7), program.read(0, 7), program.read(0, 7), program.read(0, 7)] == [
+        None,
+        b"x" * 7,
+        b"x" * 3,
+        b"",
+    ]
     assert program.wasi.call("wasi_stdin_read") == 15
 
 

@@ -13,12 +13,15 @@ import wasi_native
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from wasi_pair import Pair, fuzz, fuzz_task
+from wasi_fuzz import fuzz, fuzz_task
+from wasi_pair import Pair
 
 from ipos.vm.wasi import boot
 
 ALL = (1 << 30) - 1
-PATHS = st.lists(st.sampled_from(["a", "b", "in", "big", "up", "dir", "e1", "e2", "..", "."]), min_size=1, max_size=3).map("/".join)
+PATHS = st.lists(
+    st.sampled_from(["a", "b", "in", "big", "up", "dir", "e1", "e2", "..", "."]), min_size=1, max_size=3
+).map("/".join)
 OFFSETS = st.integers(0, 200_000) | st.sampled_from([65_535, 65_536, 65_537, 1 << 28, (1 << 40) - 2])
 CONTENT = st.binary(max_size=64) | st.integers(1, 140_000).map(lambda n: bytes(i % 251 for i in range(n)))
 
@@ -45,7 +48,13 @@ class Files(RuleBasedStateMachine):
 
     FDS = st.integers(0, 30)
 
-    @rule(fd=st.just(3) | FDS, path=PATHS, how=st.integers(0, 15), follow=st.integers(0, 1), flags=st.sampled_from([0, 0, 1]))
+    @rule(
+        fd=st.just(3) | FDS,
+        path=PATHS,
+        how=st.integers(0, 15),
+        follow=st.integers(0, 1),
+        flags=st.sampled_from([0, 0, 1]),
+    )
     def open(self, fd: int, path: str, how: int, follow: int, flags: int) -> None:
         rights = ALL if not how & 2 else ALL & ~64
         self.pair("path_open", self.fd(fd), follow, *self.path(path), how, rights, ALL, flags, 900)
@@ -84,11 +93,21 @@ class Files(RuleBasedStateMachine):
         if self.fd(fd) > 3 and self.fd(to) > 3:
             self.pair("fd_renumber", self.fd(fd), self.fd(to))
 
-    @rule(fd=st.just(3) | FDS, path=PATHS, name=st.sampled_from(["path_create_directory", "path_remove_directory", "path_unlink_file"]))
+    @rule(
+        fd=st.just(3) | FDS,
+        path=PATHS,
+        name=st.sampled_from(["path_create_directory", "path_remove_directory", "path_unlink_file"]),
+    )
     def change(self, fd: int, path: str, name: str) -> None:
         self.pair(name, self.fd(fd), *self.path(path))
 
-    @rule(fd=st.just(3) | FDS, path=PATHS, fd2=st.just(3) | FDS, path2=PATHS, name=st.sampled_from(["path_rename", "path_link"]))
+    @rule(
+        fd=st.just(3) | FDS,
+        path=PATHS,
+        fd2=st.just(3) | FDS,
+        path2=PATHS,
+        name=st.sampled_from(["path_rename", "path_link"]),
+    )
     def move(self, fd: int, path: str, fd2: int, path2: str, name: str) -> None:
         lookup = (0,) if name == "path_link" else ()
         self.pair(name, self.fd(fd), *lookup, *self.path(path), self.fd(fd2), *self.path(path2, 100))
@@ -140,7 +159,7 @@ def test_many_random_calls(first: int) -> None:
 
 ASAN = """
 import sys
-from wasi_pair import fuzz
+from wasi_fuzz import fuzz
 for seed in range(int(sys.argv[1]), int(sys.argv[2])): fuzz(seed, 3000)
 """
 
@@ -148,7 +167,9 @@ for seed in range(int(sys.argv[1]), int(sys.argv[2])): fuzz(seed, 3000)
 @pytest.mark.slow
 @pytest.mark.skipif(not wasi_native.have_address_sanitizer(), reason="needs gcc and Linux")
 def test_random_calls_under_the_address_sanitizer() -> None:
-    runtime = subprocess.run(["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout.strip()
+    runtime = subprocess.run(
+        ["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     environment = {
         **os.environ,
         "LD_PRELOAD": runtime,
@@ -178,16 +199,28 @@ PLANTED = [
 ]  # fmt: skip
 
 
+def finds(sources: Path, seeds: int) -> bool:
+    code = f"import sys\nfrom wasi_fuzz import fuzz\nfor seed in range({seeds}): fuzz(seed, 3000)\n"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "IPOS_TEST_WASI_SOURCES": str(sources)}
+    # a wrong answer, or a crash of the C: both are finds
+    return (
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False).returncode != 0
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("planted", PLANTED, ids=[f"{name}-{i}" for i, (name, _, _) in enumerate(PLANTED)])
 def test_the_fuzzer_finds_a_planted_bug(planted: tuple[str, str, str], tmp_path: Path) -> None:
     name, right, wrong = planted
-    for source in wasi_native.C_FILES[0].parent.iterdir():
-        tmp_path.joinpath(source.name).write_bytes(source.read_bytes())
+    for source in wasi_native.SOURCES.iterdir():
+        if source.is_file():
+            tmp_path.joinpath(source.name).write_bytes(source.read_bytes())
     text = tmp_path.joinpath(name).read_text()
     assert text.count(right) == 1, f"{name} has changed: plant the bug anew"
     tmp_path.joinpath(name).write_text(text.replace(right, wrong))
-    code = "import sys\nfrom wasi_pair import fuzz\nfor seed in range(200): fuzz(seed, 3000)\n"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "IPOS_TEST_WASI_SOURCES": str(tmp_path)}
-    # a wrong answer, or a crash of the C: both are finds
-    assert subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False).returncode != 0
+    assert finds(tmp_path, 200)
+
+
+@pytest.mark.slow
+def test_the_fuzzer_finds_nothing_where_nothing_is_planted() -> None:
+    assert not finds(wasi_native.SOURCES, 20)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import struct
 import sys
 
 import pytest
 from wasi_native import PAGE_BYTES, REPOSITORY
-from wasi_plain import Plain, compiled
+from wasi_plain import Plain, compiled, module_text
 
 from ipos.vm.wasi import boot, output
 
@@ -94,13 +95,18 @@ VECTOR, BUFFER, RESULT = 64, 65536, 8
 
 
 def opened(task_files: dict[int, bytes]) -> tuple[Plain, int]:
-    plain = Plain(boot.Boot(stdin=boot.Stdin(boot.StdinKind.STREAM), tree=boot.Directory({"f": boot.File(1, len(INPUT))})), task_files)
+    plain = Plain(
+        boot.Boot(stdin=boot.Stdin(boot.StdinKind.STREAM), tree=boot.Directory({"f": boot.File(1, len(INPUT))})),
+        task_files,
+    )
     plain.program_memory.write(plain.store, b"f", 1024)
     assert plain("path_open", 3, 0, 1024, 1, 0, (1 << 30) - 1, 0, 0, RESULT) == 0
     return plain, struct.unpack("<I", plain.program_memory.read(plain.store, RESULT, RESULT + 4))[0]
 
 
-@pytest.mark.parametrize("call", [("fd_pread", 1), ("fd_pwrite", 1), ("fd_read", 0), ("fd_read", 3), ("fd_pread", 3), ("fd_write", 3)])
+@pytest.mark.parametrize(
+    "call", [("fd_pread", 1), ("fd_pwrite", 1), ("fd_read", 0), ("fd_read", 3), ("fd_pread", 3), ("fd_write", 3)]
+)
 def test_a_call_that_waits_leaves_no_trace_in_memory_or_work(call: tuple[str, int]) -> None:
     name, vectors = call
     plain, fd = opened({1: INPUT})
@@ -174,3 +180,30 @@ def test_the_built_module_is_the_one_of_the_sources() -> None:
         assert fresh.read_bytes() == build.BUILT.read_bytes(), "run python instrument/wasi/build.py"
     finally:
         fresh.unlink(missing_ok=True)
+
+
+MAY_CALL_METERED = {"fd_read", "fd_write", "fd_pread", "fd_pwrite"}
+
+
+def test_what_is_free_calls_nothing_that_is_metered() -> None:
+    """The pass does not meter functions exported as free_*, but it does those that they call."""
+    text = module_text((REPOSITORY / "src/ipos/vm/ipwasi.wasm").read_bytes())
+    exported = dict(re.findall(r'\(export "([^"]+)" \(func (\$\S+?)\)\)', text))
+    free = {function: name for name, function in exported.items() if name.startswith("free_")}
+    imported = set(re.findall(r'\(import "[^"]+" "[^"]+" \(func (\$\S+)', text))
+    bodies = dict(re.findall(r"\n  \(func (\$\S+) (.*?)\n  \)", text, re.DOTALL))
+    assert {name.removeprefix("free_") for name in free.values()} >= {
+        *MAY_CALL_METERED,
+        "input_waits",
+        "log_append",
+        "wasi_exited",
+    }
+    for function, name in free.items():
+        called = set(re.findall(r"\bcall (\$\S+)", bodies[function]))
+        if name.removeprefix("free_") not in MAY_CALL_METERED:
+            assert called <= {*imported, *free}, name
+        assert "loop" not in bodies[function] or name in {"free_input_waits", "free_log_append"}
+    # functions of the runtime that are called between slices must not write to the shadow stack, which is state
+    for function, name in free.items():
+        if name.startswith("free_wasi_"):
+            assert "global.set" not in bodies[function], name

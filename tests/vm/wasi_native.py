@@ -48,7 +48,13 @@ def library(sanitize: bool = False) -> bytes:
         command = [sys.executable, "-m", "ziglang", "cc", "-O1", "-fsanitize=undefined", "-fsanitize-trap=undefined"]
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "wasi.so")
-        flags = ["-std=gnu11", "-shared", "-fPIC", "-Wl,-Bsymbolic", *([] if "IPOS_TEST_WASI_SOURCES" in os.environ else WARNINGS)]
+        flags = [
+            "-std=gnu11",
+            "-shared",
+            "-fPIC",
+            "-Wl,-Bsymbolic",
+            *([] if "IPOS_TEST_WASI_SOURCES" in os.environ else WARNINGS),
+        ]
         subprocess.run([*command, *flags, "-o", target, *C_FILES], check=True)
         return target.read_bytes()
 
@@ -81,10 +87,10 @@ class Native:
             self.lib = ctypes.CDLL(file.name)
         me = weakref.proxy(self)  # a cycle would keep 200 MB of addresses until the collector runs
         self.callbacks = [
-            NEED(lambda *given: me._need(*given)),
-            FETCH(lambda *given: me._fetch(*given)),
-            FLUSH(lambda *given: me._flush(*given)),
-            STDIN(lambda *given: me._stdin(*given)),
+            NEED(lambda *given: me._need(*given)),  # noqa: PLW0108 (me._need alone would be bound to self)
+            FETCH(lambda *given: me._fetch(*given)),  # noqa: PLW0108
+            FLUSH(lambda *given: me._flush(*given)),  # noqa: PLW0108
+            STDIN(lambda *given: me._stdin(*given)),  # noqa: PLW0108
         ]
         for name, callback in zip(("need", "fetch", "flush", "stdin"), self.callbacks, strict=True):
             ctypes.c_void_p.in_dll(self.lib, f"host_on_{name}").value = ctypes.cast(callback, ctypes.c_void_p).value

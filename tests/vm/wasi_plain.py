@@ -31,13 +31,13 @@ INSTRUCTIONS = {
 }  # fmt: skip
 
 
-def _text(module: bytes) -> str:
+def module_text(module: bytes) -> str:
     command = [WASM_TOOLS, "print", "--name-unnamed", "-"]
     return subprocess.run(command, input=module, capture_output=True, check=True).stdout.decode()
 
 
 def weave(module: bytes) -> bytes:
-    text = _text(module)
+    text = module_text(module)
     names: dict[str, str] = {}
 
     def note(match: re.Match[str]) -> str:
@@ -49,7 +49,10 @@ def weave(module: bytes) -> bytes:
     (least,) = re.findall(r"\n\s*\(memory \S+ \(;0;\) (\d+)\)", text)
     text = re.sub(r"\n\s*\(memory \S+ \(;0;\) \d+\)", "", text)
     text = re.sub(r'\n\s*\(export "memory" [^\n]*', "", text)
-    memories = "".join(f'(import "env" "{letter}" (memory ${letter} {pages}))\n' for letter, pages in (("M", least), ("P", 0), ("C", 1)))
+    memories = "".join(
+        f'(import "env" "{letter}" (memory ${letter} {pages}))\n'
+        for letter, pages in (("M", least), ("P", 0), ("C", 1))
+    )
     cells = '(global $work (export "work") (mut i64) i64.const 0)\n(global $stopped (export "stopped") (mut i32) i32.const 0)\n'
     text = re.sub(r"\n(\s*\(import )", lambda match: "\n" + memories + match[1], text, count=1)
     text = re.sub(r"\n(\s*\(global )", lambda match: "\n" + cells + match[1], text, count=1)
@@ -60,7 +63,9 @@ def trampolines() -> bytes:
     types = {"i": "i32", "l": "i64"}
     lines = [f'(module (table (export "t") {len(SIGNATURES)} {len(SIGNATURES)} funcref)']
     for slot, (name, signature) in enumerate(SIGNATURES.items()):
-        kind = "".join(f"(param {types[letter]})" for letter in signature) + ("" if name == "proc_exit" else "(result i32)")
+        kind = "".join(f"(param {types[letter]})" for letter in signature) + (
+            "" if name == "proc_exit" else "(result i32)"
+        )
         get = " ".join(f"local.get {i}" for i in range(len(signature)))
         end = "unreachable" if name == "proc_exit" else ""
         lines.append(f'(func (export "{name}") {kind} {get} i32.const {slot} call_indirect {kind} {end})')
@@ -85,7 +90,21 @@ def compiled(source: str, *flags: str) -> bytes:
     """A command program from C, by zig's wasi-libc."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "program.wasm")
-        command = [sys.executable, "-m", "ziglang", "cc", "-target", "wasm32-wasi", "-O2", *flags, "-x", "c", "-", "-o", target]
+        command = [
+            sys.executable,
+            "-m",
+            "ziglang",
+            "cc",
+            "-target",
+            "wasm32-wasi",
+            "-O2",
+            *flags,
+            "-x",
+            "c",
+            "-",
+            "-o",
+            target,
+        ]
         subprocess.run(command, input=source.encode(), check=True)
         return target.read_bytes()
 
@@ -110,7 +129,9 @@ class Plain:
             self.program_memory = wasmtime.Memory(store, wasmtime.MemoryType(wasmtime.Limits(4, 4)))
         else:
             module = wasmtime.Module(_engine(), program)
-            self.program = wasmtime.Instance(store, module, [inner[i.name or ""] for i in module.imports]).exports(store)
+            self.program = wasmtime.Instance(store, module, [inner[i.name or ""] for i in module.imports]).exports(
+                store
+            )
             self.program_memory = self.program["memory"]
         least = next(i.type.limits.min for i in woven.imports if i.name == "M")  # pyright: ignore
         self.memory = wasmtime.Memory(store, wasmtime.MemoryType(wasmtime.Limits(least, 65536)))
@@ -125,7 +146,9 @@ class Plain:
             "fault": ([i32], [], self._fault),
         }
         imports = [
-            memories[i.name or ""] if i.module == "env" else wasmtime.Func(store, wasmtime.FuncType(*host[i.name or ""][:2]), host[i.name or ""][2])
+            memories[i.name or ""]
+            if i.module == "env"
+            else wasmtime.Func(store, wasmtime.FuncType(*host[i.name or ""][:2]), host[i.name or ""][2])
             for i in woven.imports
         ]
         self.wasi = wasmtime.Instance(store, woven, imports).exports(store)
@@ -161,7 +184,9 @@ class Plain:
 
     def __call__(self, name: str, *arguments: int) -> int | None:
         self.wasi["stopped"].set_value(self.store, 0)  # pyright: ignore
-        result = self.call(name, *(argument - (argument >> 63 << 64) if argument >> 63 else argument for argument in arguments))
+        result = self.call(
+            name, *(argument - (argument >> 63 << 64) if argument >> 63 else argument for argument in arguments)
+        )
         return None if self.wasi["stopped"].value(self.store) else result  # pyright: ignore
 
     def read(self, address: int, length: int) -> bytes:

@@ -142,7 +142,7 @@ TestFiles.settings = settings(max_examples=15, stateful_step_count=25, deadline=
 def test_files_for_longer() -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
-    run_state_machine_as_test(Files, settings=settings(max_examples=1500, stateful_step_count=60, deadline=None))
+    run_state_machine_as_test(Files, settings=settings(max_examples=500, stateful_step_count=60, deadline=None))
 
 
 @pytest.mark.parametrize("seed", range(6))

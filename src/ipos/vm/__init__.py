@@ -1,0 +1,1 @@
+"""The engine: programs that can be stopped anywhere and moved anywhere."""

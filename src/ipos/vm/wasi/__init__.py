@@ -1,0 +1,1 @@
+"""The host's side of the WASI that runs inside wasm: what goes in at boot (`boot`), what comes out (`output`)."""

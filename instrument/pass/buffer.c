@@ -180,5 +180,6 @@ _Noreturn void refuse(const u8 *where, const char *format, ...) {
         say_number(offset, 10);
         if (source == &wasi) say_text(" of the WASI", 12);
     }
+    __asm__ volatile("" ::: "memory"); /* the host reads the sentence after the trap */
     __builtin_trap();
 }

@@ -240,9 +240,10 @@ void frame_access(bool store, u8 type, u32 slot) {
 
 void save_local(u32 local, bool nan) {
     runtime_get(G_SP);
-    if (canonical && nan) canonical_local(local);
+    u8 type = locals.at[local];
+    if (canonical && nan && (type == F32 || type == F64)) canonical_local(local);
     else local_get(local);
-    frame_access(true, locals.at[local], frame_slot(local));
+    frame_access(true, type, frame_slot(local));
 }
 
 void load_local(u32 local) {

@@ -106,7 +106,8 @@ void link_program(void) {
         Export e = exports.at[i];
         u32 offset;
         if (source_of(e.where, &offset) == &wasi) continue;
-        if (e.name_size >= 5 && (same_bytes(e.name, "ipos_", 5) || same_bytes(e.name, "wasi_", 5)))
+        bool kept = e.name_size >= 5 && (same_bytes(e.name, "ipos_", 5) || (same_bytes(e.name, "wasi_", 5) && wasi_function(e.name, e.name_size) != NONE));
+        if (kept)
             refuse(e.where, "the export '%n' has a name that is kept for the engine", e.name, e.name_size);
         if (e.kind == 0) entry_of(e.index);
         if (e.kind == 2 && e.name_size == 6 && same_bytes(e.name, "memory", 6)) memory_exported = true;

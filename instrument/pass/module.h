@@ -19,6 +19,7 @@ typedef struct { const u8 *p, *end; } Reader;
 typedef struct {
     const u8 *bytes;
     u32 size;
+    u32 payload; /* without custom sections */
     Reader section[14];
     bool has[14];
     u32 type_base, func_base, global_base, table_base, data_base, elem_base;

@@ -404,6 +404,7 @@ static void find_sections(Source *s) {
         const u8 *start = r.p;
         read_skip(&r, size);
         if (id == 0) continue;
+        s->payload += size;
         if (id == 13) refuse(at, "exceptions are not supported: a tag section");
         if (id > 13) refuse(at, "0x%x is not a section", (u32)id);
         if (rank(id) <= last) refuse(at, "section %u is out of order", (u32)id);

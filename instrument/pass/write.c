@@ -295,7 +295,7 @@ void write_module(Buf *to) {
         put_section(to, 11);
     }
     write_version(to);
-    admit_output(program.size + wasi.size, to->n);
+    admit_output(program.payload + wasi.payload, to->n);
 }
 
 void admit_output(u32 input, u32 output) {

@@ -4,6 +4,14 @@
 
 #include "emit.h"
 
+/* Per result of each open block: may a NaN of the machine's choice arrive? Known at its end, for all branches to it come before. */
+static VEC(u8) arrivals;
+
+static void note_arrival(const Control *c, u32 n) {
+    if (c->code == LOOP) return; /* its parameters are assumed to */
+    for (u32 k = 0; k < n; k++) arrivals.at[c->arrivals + k] |= stack.at[stack.n - n + k].nan;
+}
+
 static Control *top_control(void) { return &controls.at[controls.n - 1]; }
 
 static void values_to(u32 base, u32 n, const u8 *value_types) {
@@ -19,7 +27,10 @@ void begin_control(u32 i) {
     stack.n -= condition;
     if (op->code == LOOP) /* a value may come around the loop */
         for (u32 d = stack.n - s.np; d < stack.n; d++) stack.at[d].nan = true;
-    vec_push(controls, (Control){.op = i, .code = op->code, .label = label_of.at[i], .base = stack.n - s.np, .outer_base = real_base, .splits = op->splits});
+    u32 first_arrival = arrivals.n;
+    if (!controls.n) first_arrival = arrivals.n = 0;
+    for (u32 k = 0; k < s.nr; k++) vec_push(arrivals, op->code == IF && op->els == NONE ? stack.at[stack.n - s.np + k].nan : 0);
+    vec_push(controls, (Control){.arrivals = first_arrival, .op = i, .code = op->code, .label = label_of.at[i], .base = stack.n - s.np, .outer_base = real_base, .splits = op->splits});
     if (!op->splits) {
         copy_op(op);
         open_label(label_of.at[i]);
@@ -49,11 +60,14 @@ void else_control(void) {
     const Control *c = top_control();
     const Op *opener = &ops.at[c->op];
     Signature s = block_signature(opener);
+    if (alive) {
+        if (stack.n < c->base + s.nr) pop_types(stack.n + 1, opener->at);
+        note_arrival(c, s.nr);
+    }
     if (!c->splits) {
         e8(ELSE);
     } else {
         if (alive) {
-            if (stack.n < c->base + s.nr) pop_types(stack.n + 1, opener->at);
             values_to(c->base, s.nr, s.results);
             branch(c->label);
         }
@@ -62,7 +76,7 @@ void else_control(void) {
     stack.n = c->base;
     for (u32 k = 0; k < s.np; k++) {
         push_type(s.params[k]);
-        stack.at[stack.n - 1].nan = true;
+        stack.at[stack.n - 1].nan = true; /* as they came to the if: not remembered */
     }
     if (c->splits) {
         real_base = c->base;
@@ -74,13 +88,18 @@ void else_control(void) {
 void end_control(void) {
     Control c = controls.at[--controls.n];
     Signature s = block_signature(&ops.at[c.op]);
-    if (c.splits && alive) values_to(c.base, s.nr, s.results);
+    if (alive) {
+        if (stack.n < c.base + s.nr) pop_types(stack.n + 1, ops.at[c.op].at);
+        for (u32 k = 0; k < s.nr; k++) arrivals.at[c.arrivals + k] |= stack.at[stack.n - s.nr + k].nan;
+        if (c.splits) values_to(c.base, s.nr, s.results);
+    }
     end_block(c.label);
     stack.n = c.base;
     for (u32 k = 0; k < s.nr; k++) {
         push_type(s.results[k]);
-        stack.at[stack.n - 1].nan = true;
+        stack.at[stack.n - 1].nan = arrivals.at[c.arrivals + k];
     }
+    arrivals.n = c.arrivals;
     if (c.splits) {
         real_base = c.outer_base;
         temporaries_to_stack(real_base, stack.n);
@@ -148,6 +167,7 @@ void write_branch(const Op *op, const Type *function_type) {
     u32 condition = op->code == BR_IF;
     if (stack.n < t.n + condition) pop_types(t.n + condition, op->at);
     stack.n -= condition;
+    if (!t.leaves) note_arrival(&controls.at[controls.n - 1 - op->a], t.n);
     if (condition) {
         write_branch_if(op, &t);
         return;
@@ -203,10 +223,12 @@ void write_branch_table(const Op *op, const Type *function_type) {
         if (t.split || (t.leaves && canonical)) carry = true;
         u32 k = 0;
         while (k < table_depths.n && table_depths.at[k] != depth) k++;
-        if (k == table_depths.n) vec_push(table_depths, depth);
+        if (k < table_depths.n) continue;
+        vec_push(table_depths, depth);
+        if (stack.n < n) pop_types(n, op->at);
+        if (!t.leaves) note_arrival(&controls.at[controls.n - 1 - depth], n);
         if (table_depths.n > 300) refuse(op->at, "a br_table with values to more than 300 different labels is not supported");
     }
-    if (stack.n < n) pop_types(n, op->at);
     alive = false;
     if (n && carry) {
         write_carrying_table(op, function_type, n);

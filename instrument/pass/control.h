@@ -9,6 +9,7 @@ typedef struct {
     u32 label;
     u32 base;       /* operands below the block */
     u32 outer_base; /* real_base outside */
+    u32 arrivals;   /* of its results */
     bool splits;
 } Control;
 extern VEC(Control) controls;

@@ -78,8 +78,7 @@ static void scan(u32 id) {
     for (u32 i = 0; i < ops.n; i++) {
         const Op *op = &ops.at[i];
         if (op->dead) continue;
-        if (op->code == LOOP || op->code == MEMORY_GROW || (op->code >= MEMORY_INIT && op->code <= TABLE_FILL && op->code != TABLE_SIZE && !op->fixed))
-            loops = 1; /* its cost is not known beforehand */
+        if (op->code == LOOP) loops = 1;
         else if (op->code == CALL_INDIRECT) note_indirect(op->a);
         else if (op->code == CALL) {
             vec_push(direct, op->a);

@@ -74,6 +74,9 @@ static void body_enter(void) {
     const64(-((i64)1 << 62)), set(G_METER); /* every safepoint on the way back is asked what to do */
     const32(2), set(G_STATE);
     swap_halves();
+    e8(ELSE);
+    const32(0), set(G_DEPTH); /* a first call; an earlier one may have trapped */
+    get(G_BASE), set(G_SP);
     e8(END);
 }
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+import sysconfig
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import wasmtime
 
 ENOUGH = 1 << 60
 REAL_STACK = 128 << 20
+WASM_TOOLS = Path(sysconfig.get_path("scripts")) / "wasm-tools"
 
 
 def engine() -> wasmtime.Engine:

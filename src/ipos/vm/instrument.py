@@ -31,6 +31,16 @@ def _pass() -> tuple[wasmtime.Engine, wasmtime.Module]:
     return engine, wasmtime.Module(engine, (files("ipos.vm") / "ipinst.wasm").read_bytes())
 
 
+@cache
+def _validator() -> wasmtime.Engine:
+    config = wasmtime.Config()
+    config.wasm_multi_memory = False
+    config.wasm_relaxed_simd = False
+    config.wasm_threads = False
+    config.wasm_tail_call = False
+    return wasmtime.Engine(config)
+
+
 def instrument(program: bytes, wasi: bytes = b"", flags: int = 0) -> bytes:
     """The instrumented module (docs/protocols/engine.md), not yet compiled; the compiler validates it.
 
@@ -69,6 +79,10 @@ def instrument(program: bytes, wasi: bytes = b"", flags: int = 0) -> bytes:
             if call("refused"):
                 raise Refused(f"the program is refused: {result().decode()}") from None
             raise Refused("the program is refused: it is not a valid WebAssembly module") from trap
+        try:
+            wasmtime.Module.validate(_validator(), program)
+        except wasmtime.WasmtimeError as error:
+            raise Refused(f"the program is refused: it is not a valid WebAssembly module: {' '.join(str(error).split())}") from None
         return result()
     finally:
         store.close()

@@ -10,7 +10,7 @@ u32 param_count;
 static U32s open_blocks;
 static VEC(u8) open_alive;
 
-static void read_locals(const Func *f, Reader *r, const Source *s) {
+static void read_locals(const Func *f, Reader *r) {
     const Type *t = &types.at[f->type];
     locals.n = 0;
     for (u32 i = 0; i < t->np; i++) vec_push(locals, t->params[i]);
@@ -21,9 +21,9 @@ static void read_locals(const Func *f, Reader *r, const Source *s) {
         u8 type = read_value_type(r);
         if (n > MAX_LOCALS || locals.n + n > MAX_LOCALS)
             refuse(at, "a function with more than %u locals is more than a compiler can take", MAX_LOCALS);
+        if (lowered && (type == FUNCREF || type == EXTERNREF)) type = I32;
         for (u32 i = 0; i < n; i++) vec_push(locals, type);
     }
-    (void)s;
 }
 
 static u32 read_index(Reader *r, u32 count, u32 base, const char *what) {
@@ -59,7 +59,7 @@ static void read_block_type(Reader *r, Op *op, const Source *s) {
         u8 type = *r->p;
         if (type == VOID) r->p++;
         else read_value_type(r);
-        op->a = type;
+        op->a = lowered && (type == FUNCREF || type == EXTERNREF) ? I32 : type;
         return;
     }
     i64 index = read_s64(r);
@@ -73,6 +73,7 @@ static void read_bulk(Reader *r, Op *op, const Source *s) {
     u32 number = read_u32(r);
     op->code = 0xfc00 + number;
     if (number > 255) number = 255;
+    if (number >= 12 && number <= 17) uses_references = true;
     switch (number) {
     case 0: case 1: case 2: case 3: case 4: case 5: case 6: case 7: return;
     case 8: /* memory.init */
@@ -174,14 +175,23 @@ static void read_op(Reader *r, Op *op, const Source *s) {
     }
     case LOCAL_GET: case LOCAL_SET: case LOCAL_TEE: op->a = read_index(r, locals.n, 0, "local"); return;
     case GLOBAL_GET: case GLOBAL_SET: op->a = read_index(r, s->globals, s->global_base, "global"); return;
-    case TABLE_GET: case TABLE_SET: op->a = read_index(r, s->tables, s->table_base, "table"); return;
+    case TABLE_GET: case TABLE_SET:
+        uses_references = true;
+        op->a = read_index(r, s->tables, s->table_base, "table"); return;
     case MEMORY_SIZE: case MEMORY_GROW: op->a = read_memory(r, s); return;
     case I32_CONST: op->a = (u32)read_s32(r); return;
     case I64_CONST: read_s64(r); return;
     case F32_CONST: read_skip(r, 4); return;
     case F64_CONST: read_skip(r, 8); return;
     case REF_NULL: op->a = read_value_type(r); return;
-    case REF_FUNC: op->a = entry_of(read_index(r, s->funcs, s->func_base, "function")); return;
+    case REF_FUNC:
+        uses_references = true;
+        op->a = entry_of(read_index(r, s->funcs, s->func_base, "function")); return;
+    case 0xff:
+        if (s != &made) refuse_proposal(op);
+        op->code = 0xff00 + read8(r);
+        op->a = read_u32(r);
+        return;
     case 0xfc: read_bulk(r, op, s); return;
     case 0xfd: read_vector(r, op, s); return;
     default:
@@ -259,7 +269,7 @@ void decode(u32 func) {
     Func f = funcs.at[func];
     const Source *s = f.origin == FROM_WASI ? &wasi : f.origin == FROM_PASS ? &made : &program;
     Reader r = {f.body, f.body + f.size};
-    read_locals(&f, &r, s);
+    read_locals(&f, &r);
     ops.n = 0;
     open_blocks.n = 0;
     u32 loops = 0;
@@ -270,6 +280,7 @@ void decode(u32 func) {
         op.code = read8(&r);
         read_op(&r, &op, s);
         op.bytes = (u32)(r.p - op.at);
+        if (s == &program && lowered) lower_op(&op);
         if (s == &program && (op.code == MEMORY_COPY || op.code == MEMORY_FILL || op.code == MEMORY_INIT))
             replace_bulk(&op, ops.n ? &ops.at[ops.n - 1] : NULL);
         vec_push(ops, op);

@@ -19,6 +19,8 @@ enum {
     V128_LOAD = 0xfd00, V128_STORE = 0xfd0b, V128_CONST = 0xfd0c,
     /* what only the WASI can say */
     X_WORK = 0xff00, X_CHARGE, X_STOP,
+    /* references as numbers, tables as arrays; `a` is the table, the segment or the function */
+    X_REF_FUNC = 0xff10, X_TABLE_SIZE, X_TABLE_RESIZE, X_TABLE_GET, X_TABLE_SET, X_TABLE_LOAD, X_TABLE_STORE, X_ELEM_SIZE, X_ELEM_LOAD, X_ELEM_DROP,
 };
 
 typedef struct {
@@ -42,6 +44,9 @@ extern VEC(u8) locals;  /* their types, parameters first */
 extern u32 param_count;
 
 void decode(u32 func);
+void lower_op(Op *op);             /* tables.c */
+void write_table_op(const Op *op);
+void write_table_index(u32 table); /* the index on the stack becomes the number of the function there */
 
 /* The signature of the block that `op` begins. */
 typedef struct { const u8 *params, *results; u32 np, nr; } Signature;

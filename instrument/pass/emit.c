@@ -79,8 +79,9 @@ void copy_op(const Op *op) {
     }
     case CALL_INDIRECT:
         op_u(CALL_INDIRECT, op->a);
-        eu(op->b);
+        eu(lowered ? 0 : op->b); /* then one table holds all functions */
         return;
+    case I32_CONST: const32((i32)op->a); return;
     case GLOBAL_GET: case GLOBAL_SET: case TABLE_GET: case TABLE_SET: case MEMORY_SIZE: case MEMORY_GROW: op_u(c, op->a); return;
     case REF_FUNC: op_u(REF_FUNC, funcs.at[op->a].final); return;
     case X_WORK:
@@ -100,6 +101,14 @@ void copy_op(const Op *op) {
         runtime_set(G_STATE);
         return;
     default: break;
+    }
+    if (c >= X_REF_FUNC) {
+        write_table_op(op);
+        return;
+    }
+    if (c < 256 && op->bytes == 1) { /* not always the one that was read */
+        e8((u8)c);
+        return;
     }
     if (c >= MEMORY_INIT && c <= TABLE_FILL) {
         e8(0xfc);

@@ -322,6 +322,12 @@ static void find_weights(void) {
 void analyse_calls(void) {
     for (u32 i = 0; i < funcs.n; i++) /* helpers made on the way are appended, and scanned too */
         if (analysed(&funcs.at[i])) scan(i);
+    if (uses_references && !(flags & FLAG_OPEN)) {
+        lower_references();
+        edges.n = 0;
+        for (u32 i = 0; i < funcs.n; i++)
+            if (analysed(&funcs.at[i])) scan(i);
+    }
     find_bounded();
     link_types();
     find_counted();

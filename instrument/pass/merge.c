@@ -98,9 +98,9 @@ static void answer_import(const Import *import) {
 }
 
 void link_program(void) {
-    bool memory_exported = false;
+    bool memory_exported = false, uses_wasi = false;
     for (u32 i = 0; i < imports.n; i++)
-        if (imports.at[i].func != NONE && imports.at[i].func < program.funcs) answer_import(&imports.at[i]);
+        if (imports.at[i].func != NONE && imports.at[i].func < program.funcs) answer_import(&imports.at[i]), uses_wasi = true;
     u32 n = exports.n;
     for (u32 i = 0; i < n; i++) {
         Export e = exports.at[i];
@@ -113,5 +113,6 @@ void link_program(void) {
         if (e.kind == 2 && e.name_size == 6 && same_bytes(e.name, "memory", 6)) memory_exported = true;
     }
     if (program.start != NONE) entry_of(program.start);
-    if (program_has_memory && !memory_exported && !(flags & FLAG_OPEN)) refuse(program.bytes + 8, "the program's memory is not exported as 'memory'");
+    if (uses_wasi && program_has_memory && !memory_exported && !(flags & FLAG_OPEN))
+        refuse(program.bytes + 8, "the program's memory is not exported as 'memory'");
 }

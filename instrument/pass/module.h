@@ -33,6 +33,7 @@ const Source *source_of(const u8 *where, u32 *offset);
 typedef struct { const u8 *params, *results; u32 np, nr; } Type;
 extern VEC(Type) types;
 u32 type_intern(const u8 *params, u32 np, const u8 *results, u32 nr);
+void types_changed(void);
 
 typedef enum { FROM_PROGRAM, FROM_WASI, FROM_PASS, IMPORTED, PSEUDO } Origin;
 
@@ -110,6 +111,12 @@ u32 bulk_helper(u32 operation, u32 segment, const u8 *where);
 void analyse_calls(void);
 extern u32 static_depth; /* bytes: the deepest path through functions that are not counted */
 
+/* tables.c */
+extern bool uses_references; /* tables that change, or references as values */
+extern bool lowered;         /* references are numbers and tables are arrays in ipos_stack */
+void lower_references(void);
+u32 table_capacity(u32 table);
+
 /* rewrite.c */
 void rewrite(u32 func, Buf *code);
 
@@ -118,6 +125,10 @@ enum { G_METER, G_STATE, G_SP, G_SAVED, G_BASE, G_TOTAL, G_DIRTY, G_DEPTH, RUNTI
 void plan_runtime(void);
 u32 runtime_global(u32 which); /* its index in the output */
 u32 dropped_flag(bool elem, u32 segment); /* global that says that a passive segment was dropped */
+u32 table_size_global(u32 table);         /* lowered */
+u32 elem_size_global(u32 elem);
+u32 table_address(u32 table); /* in ipos_stack */
+u32 elem_address(u32 elem);
 extern u32 trap_import; /* final index of ipos.trap, NONE if no function counts depth */
 
 /* write.c */

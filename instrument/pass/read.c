@@ -69,7 +69,8 @@ u8 read_value_type(Reader *r) {
     const u8 *at = r->p;
     u8 type = read8(r);
     switch (type) {
-    case I32: case I64: case F32: case F64: case V128: case FUNCREF: case EXTERNREF: return type;
+    case I32: case I64: case F32: case F64: case V128: return type;
+    case FUNCREF: case EXTERNREF: uses_references = true; return type;
     case 0x63: case 0x64: refuse(at, "typed references are not supported");
     case 0x69: case 0x74: refuse(at, "exceptions are not supported: an exnref");
     default:
@@ -80,8 +81,10 @@ u8 read_value_type(Reader *r) {
 
 static u8 reference_type(Reader *r) {
     const u8 *at = r->p;
+    bool before = uses_references;
     u8 type = read_value_type(r);
     if (type != FUNCREF && type != EXTERNREF) refuse(at, "a table must hold references");
+    uses_references = before || type == EXTERNREF; /* a table of functions that stays as it is needs nothing */
     return type;
 }
 
@@ -114,17 +117,26 @@ static u32 *type_slot(const Type *t) {
     }
 }
 
+static void hash_types(u32 slots) {
+    type_slots.n = 0;
+    vec_room(type_slots, slots);
+    type_slots.n = slots;
+    zero_bytes(type_slots.at, (size_t)slots * 4);
+    for (u32 i = 0; i < types.n; i++) {
+        u32 *slot = type_slot(&types.at[i]);
+        if (!*slot) *slot = i + 1;
+    }
+}
+
+void types_changed(void) {
+    if (type_slots.n) hash_types(type_slots.n);
+}
+
 static void add_type(Type t) {
     vec_push(types, t);
     if (types.n * 2 > type_slots.n) {
-        u32 slots = type_slots.n ? type_slots.n * 2 : 256;
-        vec_room(type_slots, slots);
-        type_slots.n = slots;
-        zero_bytes(type_slots.at, (size_t)slots * 4);
-        for (u32 i = 0; i + 1 < types.n; i++) {
-            u32 *slot = type_slot(&types.at[i]);
-            if (!*slot) *slot = i + 1;
-        }
+        hash_types(type_slots.n ? type_slots.n * 2 : 256);
+        return;
     }
     u32 *slot = type_slot(&types.at[types.n - 1]);
     if (!*slot) *slot = types.n;

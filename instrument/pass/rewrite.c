@@ -119,6 +119,7 @@ static void write_call(u32 i) {
     const Op *op = &ops.at[i];
     u32 arguments = argument_count(op);
     if (stack.n < arguments) pop_types(arguments, op->at);
+    if (lowered && op->code == CALL_INDIRECT) write_table_index(op->b);
     canonical_top_n(arguments);
     if (stop_of.at[i] == NONE) {
         copy_op(op);

@@ -6,31 +6,55 @@
 
 u32 trap_import = NONE;
 
-/* ---- the layout of ipos_stack: globals, then two halves; frames are saved in one while the other is read ---- */
+/* ---- the layout of ipos_stack: globals and tables, then two halves; frames are saved in one while the other is read ---- */
 
-static u32 globals_bytes, half_bytes, flag_count;
-static U32s data_flags, elem_flags;
+static u32 globals_bytes, tables_bytes, elems_bytes, half_bytes;
+static U32s data_flags, elem_flags, table_sizes, elem_sizes; /* which of the added globals; NONE: has none */
+static U32s added;                                           /* their values at the beginning */
+static U32s table_addresses, elem_addresses;
 
 enum { BLOCK_BYTES = 65536 };
 static u32 round_up(u32 bytes) { return (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES; }
 
 static bool is_saved(const Global *g) { return g->mutable && !g->imported && g->type != FUNCREF && g->type != EXTERNREF; }
 
+static u32 add_global(bool wanted, u32 value) {
+    if (!wanted) return NONE;
+    vec_push(added, value);
+    return added.n - 1;
+}
+
 void plan_runtime(void) {
-    globals_bytes = 0;
+    globals_bytes = tables_bytes = elems_bytes = 0;
     for (u32 i = 0; i < globals.n; i++)
         if (is_saved(&globals.at[i])) globals_bytes += globals.at[i].type == V128 ? 16 : 8;
-    for (u32 i = 0; i < datas.n; i++) vec_push(data_flags, datas.at[i].dropped ? flag_count++ : NONE);
-    for (u32 i = 0; i < elems.n; i++) vec_push(elem_flags, elems.at[i].dropped ? flag_count++ : NONE);
-    globals_bytes += flag_count * 8;
+    for (u32 i = 0; i < datas.n; i++) vec_push(data_flags, add_global(datas.at[i].dropped, 0));
+    for (u32 i = 0; i < elems.n; i++) vec_push(elem_flags, add_global(elems.at[i].dropped && !lowered, 0));
+    for (u32 i = 0; i < tables.n && lowered; i++) vec_push(table_sizes, add_global(true, (u32)tables.at[i].min));
+    for (u32 i = 0; i < elems.n && lowered; i++) vec_push(elem_sizes, add_global(true, elems.at[i].mode == PASSIVE ? elems.at[i].n : 0));
+    globals_bytes += added.n * 8;
+    for (u32 i = 0; i < tables.n && lowered; i++) {
+        vec_push(table_addresses, globals_bytes + tables_bytes);
+        tables_bytes += table_capacity(i) * 4;
+    }
+    for (u32 i = 0; i < elems.n && lowered; i++) {
+        vec_push(elem_addresses, globals_bytes + tables_bytes + elems_bytes);
+        elems_bytes += elems.at[i].mode == PASSIVE ? elems.at[i].n * 4 : 0;
+        if (elems_bytes > MAX_TABLE_ELEMENTS * 16) refuse(elems.at[i].items.p, "the element segments are too long");
+    }
     half_bytes = round_up(DEPTH_LIMIT + (flags & FLAG_NO_DEPTH ? MAX_STATIC_DEPTH : static_depth));
 }
 
-u32 stack_pages(void) { return (round_up(globals_bytes) + 2 * half_bytes) / BLOCK_BYTES; }
-static u32 first_half(void) { return round_up(globals_bytes); }
+static u32 first_half(void) { return round_up(globals_bytes + tables_bytes + elems_bytes); }
+u32 stack_pages(void) { return (first_half() + 2 * half_bytes) / BLOCK_BYTES; }
 
 u32 runtime_global(u32 which) { return globals.n + which; }
-u32 dropped_flag(bool elem, u32 segment) { return globals.n + RUNTIME_GLOBALS + (elem ? elem_flags : data_flags).at[segment]; }
+static u32 added_global(u32 which) { return globals.n + RUNTIME_GLOBALS + which; }
+u32 dropped_flag(bool elem, u32 segment) { return added_global((elem ? elem_flags : data_flags).at[segment]); }
+u32 table_size_global(u32 table) { return added_global(table_sizes.at[table]); }
+u32 elem_size_global(u32 elem) { return added_global(elem_sizes.at[elem]); }
+u32 table_address(u32 table) { return table_addresses.at[table]; }
+u32 elem_address(u32 elem) { return elem_addresses.at[elem]; }
 
 static void write_global(Buf *section, u8 type, i64 value) {
     put8(section, type);
@@ -43,8 +67,8 @@ static void write_global(Buf *section, u8 type, i64 value) {
 u32 write_runtime_globals(Buf *section) {
     for (u32 i = 0; i < RUNTIME_GLOBALS; i++)
         write_global(section, i == G_METER || i == G_SAVED || i == G_TOTAL ? I64 : I32, i == G_BASE || i == G_SP ? first_half() : 0);
-    for (u32 i = 0; i < flag_count; i++) write_global(section, I32, 0);
-    return RUNTIME_GLOBALS + flag_count;
+    for (u32 i = 0; i < added.n; i++) write_global(section, I32, (i32)added.at[i]);
+    return RUNTIME_GLOBALS + added.n;
 }
 
 /* ---- the functions ---- */
@@ -105,7 +129,7 @@ static void body_restore(void) {
 }
 
 static void body_frames_at(void) { get(G_BASE); }
-static void body_globals_at(void) { const32(0), const32((i32)globals_bytes), pair(); }
+static void body_globals_at(void) { const32(0), const32((i32)(globals_bytes + tables_bytes)), pair(); }
 
 static void body_globals(bool store) {
     u32 at = 0;
@@ -118,18 +142,19 @@ static void body_globals(bool store) {
         if (!store) op_u(GLOBAL_SET, i);
         at += g->type == V128 ? 16 : 8;
     }
-    for (u32 elem = 0; elem < 2; elem++) {
-        U32s *list = elem ? &elem_flags : &data_flags;
+    for (u32 i = 0; i < added.n; i++, at += 8) {
+        const32(0);
+        if (store) op_u(GLOBAL_GET, added_global(i));
+        frame_access(store, I32, at);
+        if (!store) op_u(GLOBAL_SET, added_global(i));
+    }
+    if (store) return;
+    for (u32 elem = 0; elem < 2; elem++) { /* what was dropped is dropped again */
+        const U32s *list = elem ? &elem_flags : &data_flags;
         for (u32 i = 0; i < list->n; i++) {
             if (list->at[i] == NONE) continue;
-            const32(0);
-            if (store) op_u(GLOBAL_GET, dropped_flag(elem, i));
-            frame_access(store, I32, at);
-            at += 8;
-            if (store) continue;
-            e8(IF), e8(VOID);
+            op_u(GLOBAL_GET, added_global(list->at[i])), e8(IF), e8(VOID);
             e8(0xfc), eu((elem ? ELEM_DROP : DATA_DROP) & 255), eu(i);
-            const32(1), op_u(GLOBAL_SET, dropped_flag(elem, i));
             e8(END);
         }
     }

@@ -35,7 +35,9 @@ static const Effect effects[] = {
     {0xfdbc, 0xfdbf, "vv>v"}, {0xfdc0, 0xfdc1, "v>v"}, {0xfdc3, 0xfdc4, "v>i"}, {0xfdc7, 0xfdca, "v>v"}, {0xfdcb, 0xfdcd, "vi>v"},
     {0xfdce, 0xfdce, "vv>v"}, {0xfdd1, 0xfdd1, "vv>v"}, {0xfdd5, 0xfddf, "vv>v"}, {0xfde0, 0xfde1, "v>v"}, {0xfde3, 0xfde3, "v>v"},
     {0xfde4, 0xfdeb, "vv>v"}, {0xfdec, 0xfded, "v>v"}, {0xfdef, 0xfdef, "v>v"}, {0xfdf0, 0xfdf7, "vv>v"}, {0xfdf8, 0xfdff, "v>v"},
-    {X_WORK, X_WORK, ">l"}, {X_CHARGE, X_CHARGE, "l>"}, {X_STOP, X_STOP, ">"},
+    {X_REF_FUNC, X_TABLE_SIZE, ">i"}, {X_TABLE_RESIZE, X_TABLE_RESIZE, "i>"}, {X_TABLE_GET, X_TABLE_GET, "i>i"}, {X_TABLE_SET, X_TABLE_SET, "ii>"},
+    {X_TABLE_LOAD, X_TABLE_LOAD, "i>i"}, {X_TABLE_STORE, X_TABLE_STORE, "ii>"}, {X_ELEM_SIZE, X_ELEM_SIZE, ">i"}, {X_ELEM_LOAD, X_ELEM_LOAD, "i>i"},
+    {X_ELEM_DROP, X_ELEM_DROP, ">"}, {X_WORK, X_WORK, ">l"}, {X_CHARGE, X_CHARGE, "l>"}, {X_STOP, X_STOP, ">"},
 };
 
 /* Codes pressed into one table: one byte, 0xfc.., 0xfd.., 0xff... */

@@ -36,6 +36,7 @@ static const Weight weights[] = {
     {0xfdef, 0xfdef, 6},     /* f64x2.sqrt */
     {0xfdf3, 0xfdf3, 5},     /* f64x2.div */
     {0xfdf8, 0xfdfb, 2},     /* vector conversions */
+    {0xff13, 0xff14, 3},     /* table.get, table.set of tables that are arrays */
 };
 
 enum {

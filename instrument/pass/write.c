@@ -86,6 +86,14 @@ static void write_functions(void) {
 
 static u32 write_tables(void) {
     u32 n = 0;
+    if (lowered) { /* all functions by number: 0 is null */
+        put_u(&section, 1);
+        put8(&section, FUNCREF);
+        put8(&section, 1);
+        put_u(&section, function_count + 1);
+        put_u(&section, function_count + 1);
+        return 1;
+    }
     for (u32 i = 0; i < tables.n; i++) n += !tables.at[i].imported;
     put_u(&section, n);
     for (u32 i = 0; i < tables.n; i++) {
@@ -118,6 +126,8 @@ static void write_memories(void) {
     write_memory(0, false, 0); /* the host lets the cache grow */
 }
 
+static u32 reference_number(u32 id) { return final_of(entry_of(id)) + 1; }
+
 /* A constant expression with the numbering of the output. */
 static void write_const_expr(Reader expr, const Source *s) {
     Reader r = expr;
@@ -133,8 +143,18 @@ static void write_const_expr(Reader expr, const Source *s) {
             put8(&section, op);
             put_u(&section, s->global_base + read_u32(&r));
             continue;
-        case 0xd0: read8(&r); break;
+        case 0xd0:
+            read8(&r);
+            if (!lowered) break;
+            put8(&section, I32_CONST);
+            put_s(&section, 0);
+            continue;
         case 0xd2:
+            if (lowered) {
+                put8(&section, I32_CONST);
+                put_s(&section, reference_number(s->func_base + read_u32(&r)));
+                continue;
+            }
             put8(&section, op);
             put_u(&section, final_of(entry_of(s->func_base + read_u32(&r))));
             continue;
@@ -185,6 +205,7 @@ static void write_exports(Buf *to) {
         const Export *e = &exports.at[i];
         u32 offset;
         bool from_wasi = source_of(e->where, &offset) == &wasi;
+        if (lowered && e->kind == 1) continue; /* there is no table any more */
         if (from_wasi && (e->kind != 0 || !starts_with(e, "wasi_"))) continue;
         put_u(&section, e->name_size);
         put_bytes(&section, e->name, e->name_size);
@@ -213,6 +234,81 @@ static void write_exports(Buf *to) {
     put_section(to, 7);
 }
 
+/* ---- references as numbers ---- */
+
+/* The value of a constant of type i32, or of a reference. Programs that are lowered import no globals. */
+static u32 constant_of(Reader expr, const Source *s, u32 nested) {
+    u32 values[32], n = 0;
+    Reader r = expr;
+    if (nested > 32) refuse(expr.p, "the constant is too complicated");
+    for (;;) {
+        u8 op = read8(&r);
+        if (op == END) break;
+        if (n == 32) refuse(expr.p, "the constant is too complicated");
+        switch (op) {
+        case I32_CONST: values[n++] = (u32)read_s32(&r); break;
+        case GLOBAL_GET: values[n] = constant_of(globals.at[s->global_base + read_u32(&r)].init, s, nested + 1), n++; break;
+        case REF_NULL:
+            read8(&r);
+            values[n++] = 0;
+            break;
+        case REF_FUNC: values[n++] = reference_number(s->func_base + read_u32(&r)); break;
+        case I32_ADD: case I32_SUB: case 0x6c:
+            if (n < 2) refuse(expr.p, "not a constant");
+            n--;
+            values[n - 1] = op == I32_ADD ? values[n - 1] + values[n] : op == I32_SUB ? values[n - 1] - values[n] : values[n - 1] * values[n];
+            break;
+        default: refuse(expr.p, "not a constant of 32 bits");
+        }
+    }
+    if (n != 1) refuse(expr.p, "not a constant");
+    return values[0];
+}
+
+static void write_all_functions(void) {
+    static U32s taken;
+    for (u32 i = 0; i < function_count; i++) vec_push(taken, 0);
+    for (u32 i = 0; i < funcs.n; i++)
+        if (funcs.at[i].taken && has_body(&funcs.at[i])) taken.at[funcs.at[i].final] = 1;
+    put_u(&section, 1);
+    put8(&section, 4);
+    put8(&section, I32_CONST), put_s(&section, 1), put8(&section, END);
+    put_u(&section, function_count);
+    for (u32 i = 0; i < function_count; i++) {
+        put8(&section, taken.at[i] ? REF_FUNC : REF_NULL);
+        if (taken.at[i]) put_u(&section, i);
+        else put8(&section, FUNCREF);
+        put8(&section, END);
+    }
+}
+
+/* What fills the arrays that were tables, when the module is instantiated. */
+static u32 write_table_datas(void) {
+    u32 n = 0;
+    for (u32 i = 0; i < elems.n; i++) {
+        const Elem *e = &elems.at[i];
+        if (e->mode == DECLARED || !e->n) continue;
+        u32 address = 0;
+        if (e->mode == PASSIVE) address = elem_address(i);
+        else {
+            u32 offset = constant_of(e->offset, e->source, 0);
+            if ((u64)offset + e->n > tables.at[e->table].min) refuse(e->offset.p, "the element segment does not fit into its table");
+            address = table_address(e->table) + offset * 4;
+        }
+        n++;
+        put8(&section, 2);
+        put_u(&section, MEM_STACK);
+        put8(&section, I32_CONST), put_s(&section, (i32)address), put8(&section, END);
+        put_u(&section, e->n * 4);
+        Reader r = e->items;
+        for (u32 k = 0; k < e->n; k++) {
+            u32 number = e->exprs ? constant_of(read_const_expr(&r, e->source), e->source, 0) : reference_number(e->source->func_base + read_u32(&r));
+            for (u32 b = 0; b < 32; b += 8) put8(&section, (u8)(number >> b));
+        }
+    }
+    return n;
+}
+
 static void write_elems(void) {
     put_u(&section, elems.n);
     for (u32 i = 0; i < elems.n; i++) {
@@ -233,7 +329,6 @@ static void write_elems(void) {
 }
 
 static void write_datas(void) {
-    put_u(&section, datas.n);
     for (u32 i = 0; i < datas.n; i++) {
         const Data *d = &datas.at[i];
         put8(&section, d->mode == PASSIVE ? 1 : d->memory ? 2 : 0);
@@ -279,19 +374,26 @@ void write_module(Buf *to) {
     write_globals();
     put_section(to, 6);
     write_exports(to);
-    if (elems.n) {
-        write_elems();
+    if (lowered || elems.n) {
+        if (lowered) write_all_functions();
+        else write_elems();
         put_section(to, 9);
     }
-    if (datas.n) {
-        put_u(&section, datas.n);
+    write_datas();
+    u32 data_count = datas.n + (lowered ? write_table_datas() : 0);
+    static Buf contents;
+    put_bytes(&contents, section.at, section.n);
+    section.n = 0;
+    if (data_count) {
+        put_u(&section, data_count);
         put_section(to, 12);
     }
     put8(to, 10);
     put_u(to, code.n);
     put_bytes(to, code.at, code.n);
-    if (datas.n) {
-        write_datas();
+    if (data_count) {
+        put_u(&section, data_count);
+        put_bytes(&section, contents.at, contents.n);
         put_section(to, 11);
     }
     write_version(to);

@@ -201,7 +201,7 @@ static void find_bounded(void) {
             f = &funcs.at[id];
             f->cost = cost;
             total[id] = cost + (below > 0xffffff ? 0xffffff : (u32)below);
-            if (total[id] > BOUNDED_PATH) f->may = 1;
+            if (total[id] > BOUNDED_PATH || flags & FLAG_ALL_STOP) f->may = 1;
         }
     }
 }

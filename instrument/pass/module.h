@@ -7,7 +7,7 @@
 
 enum { I32 = 0x7f, I64 = 0x7e, F32 = 0x7d, F64 = 0x7c, V128 = 0x7b, FUNCREF = 0x70, EXTERNREF = 0x6f, VOID = 0x40 };
 
-enum { FLAG_OPEN = 1, FLAG_NO_NAN = 2, FLAG_NO_DEPTH = 4 };
+enum { FLAG_OPEN = 1, FLAG_NO_NAN = 2, FLAG_NO_DEPTH = 4, FLAG_ALL_STOP = 8 /* no function is bounded: more to test */ };
 extern u32 flags;
 
 /* Memories of the output. */

@@ -14,15 +14,20 @@ from typing import Any
 
 import wasmtime
 
-from ipos.vm.instrument import OPEN, instrument
+from ipos.vm.instrument import ALL_STOP, OPEN, instrument
 from ipos.wire.errors import Refused
 
 from .machine import ENGINE, ENOUGH, WASM_TOOLS
 from .wast import KINDS, Failed, Signature, raw_call, signatures, zero
 
 WIDTHS = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}
-# Twice: many small modules find other things than a few large ones.
-SHAPES = ("--max-funcs 6 --max-instructions 60", "--max-funcs 30 --max-instructions 2000 --min-funcs 4")
+# Many small modules find other things than a few large ones, and what never traps runs longer.
+SHAPES = (
+    "--max-funcs 6 --max-instructions 60",
+    "--max-funcs 30 --max-instructions 2000",
+    "--max-funcs 10 --max-instructions 300 --disallow-traps true",
+    "--max-funcs 30 --max-instructions 2000 --disallow-traps true",
+)
 
 
 def smith(seed: int) -> bytes:
@@ -32,10 +37,10 @@ def smith(seed: int) -> bytes:
         "--gc-enabled false --exceptions-enabled false --tail-call-enabled false --threads-enabled false --relaxed-simd-enabled false "
         "--memory64-enabled false --custom-page-sizes-enabled false --wide-arithmetic-enabled false --simd-enabled true "
         "--bulk-memory-enabled true --reference-types-enabled true --multi-value-enabled true --allow-start-export true "
-        "--min-exports 1 --max-memory32-bytes 1048576 --max-table-elements 100 --table-max-size-required true --memory-max-size-required true "
-        f"--shared-everything-threads-enabled false --custom-descriptors-enabled false --compact-imports-enabled false {SHAPES[seed % 2]}"
+        "--min-exports 2 --min-types 4 --min-funcs 3 --max-memory32-bytes 1048576 --max-table-elements 100 --table-max-size-required true --memory-max-size-required true "
+        f"--shared-everything-threads-enabled false --custom-descriptors-enabled false --compact-imports-enabled false {SHAPES[seed % 4]}"
     ).split()
-    done = subprocess.run([WASM_TOOLS, "smith", *options], input=rng.randbytes(rng.randrange(200, 6000)), capture_output=True, check=False)
+    done = subprocess.run([WASM_TOOLS, "smith", *options], input=rng.randbytes(rng.randrange(200, 20000)), capture_output=True, check=False)
     return done.stdout if done.returncode == 0 else b""
 
 
@@ -80,8 +85,8 @@ class World:
         try:
             if self.stopping is None:
                 return self.plain(raw_call(self.store, exports[name], signature, args), signature[1])
-            if self.closed:
-                args = [("i32", bytes(4)) if arg is None else arg for arg in args]
+            null = ("i32", bytes(4)) if self.closed else None
+            args = [null if arg is None else arg for arg in args]
             enter, left, state = (exports["ipos_" + n] for n in ("enter", "left", "state"))
             granted = (0 if self.stopping else ENOUGH) - left(self.store)
             before = left(self.store)
@@ -97,7 +102,7 @@ class World:
                 more = -left(self.store)
                 granted += more
                 enter(self.store, more)
-                out = raw_call(self.store, exports[name], signature, [zero(kind) for kind in signature[0]])
+                out = raw_call(self.store, exports[name], signature, [zero(kind) or null for kind in signature[0]])
             self.used += before + granted - left(self.store)
             return self.plain(out, signature[1])
         except Failed:
@@ -151,11 +156,11 @@ class World:
 def difference(module: bytes, seed: int) -> tuple[str, int]:
     """What differs ("" = nothing, a refusal counts as nothing), and how often the module was stopped."""
     try:
-        instrumented = instrument(module, flags=OPEN)
+        instrumented = instrument(module, flags=OPEN | (seed & 4) * 2)
     except Refused as refusal:
         return ("" if "not supported" in str(refusal) or "compiler can take" in str(refusal) else f"refused: {refusal}"), 0
     try:
-        closed = instrument(module)
+        closed = instrument(module, flags=ALL_STOP)
     except Refused as refusal:
         return ("" if "not supported" in str(refusal) or "compiler can take" in str(refusal) else f"refused: {refusal}"), 0
     worlds = [World(module, None), World(instrumented, False), World(instrumented, True), World(closed, False, True), World(closed, True, True)]

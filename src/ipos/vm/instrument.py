@@ -17,6 +17,7 @@ from ipos.wire.errors import Refused
 OPEN: Final = 1  # any imports; the specification's tests and fuzzing
 NO_NAN: Final = 2  # benchmarks: NaNs stay as the machine makes them
 NO_DEPTH: Final = 4  # benchmarks: the depth of calls is not counted
+ALL_STOP: Final = 8  # fuzzing: no function is too short to stop in
 
 MEMORY_BYTES: Final = 1 << 30
 FUEL: Final = 3_000_000_000  # about a second ...

@@ -14,7 +14,17 @@ HERE = Path(__file__).parent
 TARGET = HERE.parent / "src" / "ipos" / "vm"
 FLAGS = [
     *("-target", "wasm32-freestanding", "-mcpu=generic+bulk_memory+sign_ext+nontrapping_fptoint+mutable_globals"),
-    *("-std=c17", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers", "-ffreestanding", "-fno-builtin", "-g0"),
+    *(
+        "-std=c17",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-missing-field-initializers",
+        "-ffreestanding",
+        "-fno-builtin",
+        "-g0",
+    ),
     *("-nostdlib", "-Wl,--no-entry", "-Wl,--strip-all", "-Wl,-z,stack-size=262144"),
 ]
 PRODUCTS = {"ipinst.wasm": HERE / "pass", "ipwasi.wasm": HERE / "wasi"}

@@ -287,7 +287,7 @@ static u32 write_table_datas(void) {
     u32 n = 0;
     for (u32 i = 0; i < elems.n; i++) {
         const Elem *e = &elems.at[i];
-        if (e->mode == DECLARED || !e->n) continue;
+        if (e->mode == DECLARED) continue;
         u32 address = 0;
         if (e->mode == PASSIVE) address = elem_address(i);
         else {
@@ -295,6 +295,7 @@ static u32 write_table_datas(void) {
             if ((u64)offset + e->n > tables.at[e->table].min) refuse(e->offset.p, "the element segment does not fit into its table");
             address = table_address(e->table) + offset * 4;
         }
+        if (!e->n) continue;
         n++;
         put8(&section, 2);
         put_u(&section, MEM_STACK);

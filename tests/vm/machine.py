@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 import sysconfig
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,11 @@ class Machine:
         given = {"ipos.trap": self._trap, **(imports or {})}
         for wanted in module.imports:
             value = given[f"{wanted.module}.{wanted.name}"]
-            externs.append(wasmtime.Func(self.store, wanted.type, value) if callable(value) and not isinstance(value, wasmtime.Func) else value)
+            externs.append(
+                wasmtime.Func(self.store, wanted.type, value)
+                if callable(value) and not isinstance(value, wasmtime.Func)
+                else value
+            )
         self.instance = wasmtime.Instance(self.store, module, externs)
         self.exports = self.instance.exports(self.store)
         self.granted = 0
@@ -113,7 +117,11 @@ class Machine:
         frames = bytes(stack.read(self.store, at, at + n))
         at, n = self._pair("ipos_globals_at")
         state = bytes(stack.read(self.store, at, at + n))
-        wasi = bytes(self.memory("ipos_wasi").read(self.store)) if "ipos_wasi" in [e.name for e in self.module.exports] else b""
+        wasi = (
+            bytes(self.memory("ipos_wasi").read(self.store))
+            if "ipos_wasi" in [e.name for e in self.module.exports]
+            else b""
+        )
         return Frozen(bytes(self.memory("ipos_mem").read(self.store)), frames, state, wasi, self.used)
 
     def thaw(self, frozen: Frozen) -> None:
@@ -134,7 +142,9 @@ class Machine:
         self.granted = frozen.used
 
 
-def run_moving(module: wasmtime.Module, name: str, args: Sequence[Any], slice_: int, imports: dict[str, Any] | None = None) -> tuple[Any, int, int]:
+def run_moving(
+    module: wasmtime.Module, name: str, args: Sequence[Any], slice_: int, imports: dict[str, Any] | None = None
+) -> tuple[Any, int, int]:
     """The result, the work and the number of moves of a run whose every slice ends in a move to a fresh instance."""
     machine = Machine(module, imports)
     machine.enter(slice_)

@@ -28,7 +28,9 @@ def kernels() -> tuple[wasmtime.Module, wasmtime.Module]:
 
 
 @pytest.mark.parametrize(("name", "args"), CALLS)
-def test_stopped_at_every_safepoint_or_not_at_all(kernels: tuple[wasmtime.Module, wasmtime.Module], name: str, args: list[int]) -> None:
+def test_stopped_at_every_safepoint_or_not_at_all(
+    kernels: tuple[wasmtime.Module, wasmtime.Module], name: str, args: list[int]
+) -> None:
     plain, instrumented = kernels
     at_once, stopped, sliced = Machine(instrumented), Machine(instrumented), Machine(instrumented)
     wanted = Machine(plain)(name, *args) if name != "nans" else at_once.run(name, args)
@@ -42,7 +44,9 @@ def test_stopped_at_every_safepoint_or_not_at_all(kernels: tuple[wasmtime.Module
 
 
 @pytest.mark.parametrize(("name", "args"), CALLS)
-def test_moved_into_fresh_instances(kernels: tuple[wasmtime.Module, wasmtime.Module], name: str, args: list[int]) -> None:
+def test_moved_into_fresh_instances(
+    kernels: tuple[wasmtime.Module, wasmtime.Module], name: str, args: list[int]
+) -> None:
     machine = Machine(kernels[1])
     wanted = machine.run(name, args)
     result, used, moves = run_moving(kernels[1], name, args, max(machine.used // 20, 1))

@@ -61,7 +61,11 @@ class Task:
             self.machine("_start")
         place = self.machine("wasi_output")
         at, n = place >> 32, place & 0xFFFFFFFF
-        return bytes(self.machine.memory("ipos_wasi").read(self.machine.store, at, at + n)), self.machine("wasi_exited") & 0xFFFFFFFF, self.machine.used
+        return (
+            bytes(self.machine.memory("ipos_wasi").read(self.machine.store, at, at + n)),
+            self.machine("wasi_exited") & 0xFFFFFFFF,
+            self.machine.used,
+        )
 
     def move(self) -> None:
         frozen: Frozen = self.machine.freeze()
@@ -114,7 +118,14 @@ def test_what_the_runtime_asks_costs_the_program_nothing(hello: wasmtime.Module)
 
 def test_names_and_memories(hello: wasmtime.Module) -> None:
     names = [export.name for export in hello.exports]
-    assert [name for name in names if name.startswith("wasi_")] == ["wasi_boot", "wasi_exited", "wasi_calls", "wasi_output", "wasi_flush", "wasi_cache"]
+    assert [name for name in names if name.startswith("wasi_")] == [
+        "wasi_boot",
+        "wasi_exited",
+        "wasi_calls",
+        "wasi_output",
+        "wasi_flush",
+        "wasi_cache",
+    ]
     assert {"memory", "_start", "ipos_mem", "ipos_stack", "ipos_wasi", "ipos_cache"} <= set(names)
     assert not {"fd_write", "free_look", "proc_exit"} & set(names)
     assert {f"{i.module}.{i.name}" for i in hello.imports} == {"ipos.stdin", "ipos.flush", "ipos.trap"}
@@ -145,7 +156,10 @@ def test_work_of_calls(small: bytes) -> None:
         return (work_of(name, type_, call, small, 40) - work_of(name, type_, call, small, 20)) // 20
 
     assert 1000 < each("sched_yield", "(result i32)", "(drop (call $f))") < 1050
-    short, long = (each("random_get", "(param i32 i32) (result i32)", f"(drop (call $f (i32.const 0) (i32.const {n})))") for n in (8, 8008))
+    short, long = (
+        each("random_get", "(param i32 i32) (result i32)", f"(drop (call $f (i32.const 0) (i32.const {n})))")
+        for n in (8, 8008)
+    )
     assert long - short == 1000
 
 
@@ -164,15 +178,27 @@ def test_an_import_as_a_function_pointer(small: bytes) -> None:
     ("text", "sentence"),
     [
         ('(module (import "wasi_snapshot_preview1" "fd_write" (func)))', "imports fd_write with another signature"),
-        ('(module (import "wasi_snapshot_preview1" "wasi_exited" (func (result i64))))', "is not a function of WASI preview 1"),
-        ('(module (import "wasi_snapshot_preview1" "free_look" (func (param i32) (result i32))))', "is not a function of WASI preview 1"),
+        (
+            '(module (import "wasi_snapshot_preview1" "wasi_exited" (func (result i64))))',
+            "is not a function of WASI preview 1",
+        ),
+        (
+            '(module (import "wasi_snapshot_preview1" "free_look" (func (param i32) (result i32))))',
+            "is not a function of WASI preview 1",
+        ),
         ('(module (import "ipos" "stdin" (func (param i32 i32) (result i32))))', "is not a function of WASI preview 1"),
         ('(module (import "x" "l8" (func (param i32) (result i32))))', "is not a function of WASI preview 1"),
-        ('(module (memory 1) (import "wasi_snapshot_preview1" "sched_yield" (func (result i32))))', "is not exported as 'memory'"),
+        (
+            '(module (memory 1) (import "wasi_snapshot_preview1" "sched_yield" (func (result i32))))',
+            "is not exported as 'memory'",
+        ),
         ('(module (func (export "wasi_boot")))', "a name that is kept for the engine"),
     ],
 )
 def test_refused(small: bytes, text: str, sentence: str) -> None:
-    text = text.replace('(memory 1) (import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))', '(import "wasi_snapshot_preview1" "sched_yield" (func (result i32))) (memory 1)')
+    text = text.replace(
+        '(memory 1) (import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))',
+        '(import "wasi_snapshot_preview1" "sched_yield" (func (result i32))) (memory 1)',
+    )
     with pytest.raises(Refused, match=sentence):
         instrument(wat(text), small)

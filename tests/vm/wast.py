@@ -85,7 +85,12 @@ def signatures(module: bytes) -> dict[str, Signature]:
             case 1:
                 for _ in range(number()):
                     at += 1
-                    types.append(([VALUE_TYPES[number()] for _ in range(number())], [VALUE_TYPES[number()] for _ in range(number())]))
+                    types.append(
+                        (
+                            [VALUE_TYPES[number()] for _ in range(number())],
+                            [VALUE_TYPES[number()] for _ in range(number())],
+                        )
+                    )
             case 2:
                 for _ in range(number()):
                     name(), name()
@@ -125,7 +130,9 @@ def raw_call(store: wasmtime.Store, func: wasmtime.Func, signature: Signature, a
     results = (ffi.wasmtime_val_t * len(signature[1]))()
     try:
         with _func.enter_wasm(store) as trap:
-            error = ffi.wasmtime_func_call(store._context(), ctypes.byref(func._func), params, len(params), results, len(results), trap)
+            error = ffi.wasmtime_func_call(
+                store._context(), ctypes.byref(func._func), params, len(params), results, len(results), trap
+            )
             if error:
                 raise wasmtime.WasmtimeError._from_ptr(error)
     except (wasmtime.Trap, wasmtime.WasmtimeError, Refused, RuntimeError) as error:
@@ -134,7 +141,14 @@ def raw_call(store: wasmtime.Store, func: wasmtime.Func, signature: Signature, a
     for value in results:
         if value.kind <= 4:
             name = next(n for n, k in KINDS.items() if k == value.kind)
-            out.append((name, ctypes.string_at(ctypes.addressof(value.of), {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}[name])))
+            out.append(
+                (
+                    name,
+                    ctypes.string_at(
+                        ctypes.addressof(value.of), {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}[name]
+                    ),
+                )
+            )
         else:
             out.append(wasmtime.Val._from_raw(store, value).value)
     return out
@@ -162,7 +176,9 @@ def matches(expected: dict[str, Any], got: Any) -> bool:
         return any(matches(e, got) for e in expected["values"])
     if kind == "v128":
         width = WIDTHS[expected["lane_type"]]
-        return all(lane_matches(width, lane, got[1][i * width : i * width + width]) for i, lane in enumerate(expected["value"]))
+        return all(
+            lane_matches(width, lane, got[1][i * width : i * width + width]) for i, lane in enumerate(expected["value"])
+        )
     if kind in KINDS:
         return got[0] == kind and lane_matches(WIDTHS[kind], expected["value"], got[1])
     value = expected.get("value")
@@ -187,7 +203,10 @@ class Script:
         self.world = world
         self.store = wasmtime.Store(ENGINE)
         self.report = Report()
-        self.registered: dict[str, dict[str, Any]] = {"spectest": self.spectest(), "ipos": {"trap": self.host([wasmtime.ValType.i32()], self.trap)}}
+        self.registered: dict[str, dict[str, Any]] = {
+            "spectest": self.spectest(),
+            "ipos": {"trap": self.host([wasmtime.ValType.i32()], self.trap)},
+        }
         self.named: dict[str, wasmtime.InstanceExports] = {}
         self.current: wasmtime.InstanceExports | None = None
         self.alive: list[wasmtime.InstanceExports] = []
@@ -254,7 +273,7 @@ class Script:
                 out = raw_call(self.store, func, signature, zeros)
             self.report.stops += n
             return out
-        finally: # others call its functions without a grant
+        finally:  # others call its functions without a grant
             enter(self.store, ENOUGH - left(self.store))
 
     def act(self, action: dict[str, Any]) -> list[Any]:
@@ -267,7 +286,12 @@ class Script:
             kind = str(item.type(self.store).content)
             packed = {"i32": "<i", "i64": "<q", "f32": "<f", "f64": "<d"}.get(kind)
             return [(kind, struct.pack(packed, value)) if packed else value]
-        return self.call(exports, action["field"], [argument(a) for a in action["args"]], self.signatures[id(exports)][action["field"]])
+        return self.call(
+            exports,
+            action["field"],
+            [argument(a) for a in action["args"]],
+            self.signatures[id(exports)][action["field"]],
+        )
 
     def run(self, command: dict[str, Any], folder: Path) -> None:
         match command["type"]:
@@ -283,7 +307,7 @@ class Script:
                 exports = self.named[command["name"]] if "name" in command else self.current
                 if exports is None:
                     raise Refused("the module was refused")
-                self.registered[command["as"]] = {name: exports[name] for name in [n for n in exports]}
+                self.registered[command["as"]] = {name: exports[name] for name in list(exports)}
             case "action":
                 self.act(command["action"])
             case "assert_return":
@@ -316,7 +340,9 @@ class Script:
 def run_script(wast: Path, world: World, folder: Path) -> Report:
     target = folder / f"{wast.stem}.json"
     if not target.exists():
-        subprocess.run([WASM_TOOLS, "json-from-wast", wast, "-o", target, "--wasm-dir", folder], check=True, capture_output=True)
+        subprocess.run(
+            [WASM_TOOLS, "json-from-wast", wast, "-o", target, "--wasm-dir", folder], check=True, capture_output=True
+        )
     script = Script(world)
     for command in json.loads(target.read_text())["commands"]:
         where = f"{wast.name}:{command.get('line')} {command['type']} {command.get('action', {}).get('field', '')}"

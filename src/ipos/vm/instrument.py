@@ -76,14 +76,18 @@ def instrument(program: bytes, wasi: bytes = b"", flags: int = 0) -> bytes:
             call("instrument", at, len(program), wasi_at, len(wasi), flags)
         except wasmtime.Trap as trap:
             if trap.trap_code == wasmtime.TrapCode.OUT_OF_FUEL:
-                raise Refused("the program takes more work to prepare than its size allows: it is built to be slow to compile") from None
+                raise Refused(
+                    "the program takes more work to prepare than its size allows: it is built to be slow to compile"
+                ) from None
             if call("refused"):
                 raise Refused(f"the program is refused: {result().decode()}") from None
             raise Refused("the program is refused: it is not a valid WebAssembly module") from trap
         try:
             wasmtime.Module.validate(_validator(), program)
         except wasmtime.WasmtimeError as error:
-            raise Refused(f"the program is refused: it is not a valid WebAssembly module: {' '.join(str(error).split())}") from None
+            raise Refused(
+                f"the program is refused: it is not a valid WebAssembly module: {' '.join(str(error).split())}"
+            ) from None
         return result()
     finally:
         store.close()

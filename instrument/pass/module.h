@@ -33,6 +33,7 @@ const Source *source_of(const u8 *where, u32 *offset);
 typedef struct { const u8 *params, *results; u32 np, nr; } Type;
 extern VEC(Type) types;
 u32 type_intern(const u8 *params, u32 np, const u8 *results, u32 nr);
+void type_add(Type t); /* under the next number, even if there is one like it */
 void types_changed(void);
 
 typedef enum { FROM_PROGRAM, FROM_WASI, FROM_PASS, IMPORTED, PSEUDO } Origin;
@@ -133,7 +134,15 @@ extern u32 trap_import; /* final index of ipos.trap, NONE if no function counts 
 
 /* write.c */
 void number_functions(void);
+bool has_body(const Func *f);
+u32 final_of(u32 func); /* index in the output, of whatever answers it */
+extern u32 function_count; /* of the output, without the runtime's */
 void write_module(Buf *out);
+
+/* segments.c: append to a section */
+void write_const_expr(Buf *section, Reader expr, const Source *source);
+void write_elems(Buf *section);
+u32 write_datas(Buf *section); /* their number */
 
 /* admit.h's numbers are checked where the thing is read; this one at the end */
 void admit_output(u32 input, u32 output);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.resources import files
 
 import pytest
 import wasmtime
@@ -240,3 +241,17 @@ def test_a_long_bulk_operation_stops_in_between() -> None:
 
 def test_the_same_bytes_each_time() -> None:
     assert instrument(c("kernels")) == instrument(c("kernels"))
+
+
+def test_the_pass_goes_through_itself() -> None:
+    """A real program of 100 KB: the pass, instrumented by itself and stopped now and then, gives the same bytes as ever."""
+    program = wat(TABLES)
+    module = wasmtime.Module(ENGINE, instrument((files("ipos.vm") / "ipinst.wasm").read_bytes()))
+    for slice_ in (None, 997):
+        machine = Machine(module)
+        at = machine.run("alloc", [len(program)], slice_)
+        machine.memory("memory").write(machine.store, program, at)
+        assert machine.run("instrument", [at, len(program), 0, 0, 0], slice_) == 0
+        start, size = machine.run("result", [], slice_), machine.run("result_len", [], slice_)
+        assert bytes(machine.memory("memory").read(machine.store, start, start + size)) == instrument(program)
+    assert machine.stops > 300

@@ -89,7 +89,7 @@ void copy_op(const Op *op) {
         meter_get();
         e8(I64_SUB);
         return;
-    case X_CHARGE: /* meter = -value + meter */
+    case X_CHARGE: /* meter = -value + meter; what is free otherwise may still charge by its own word */
         const64(-1);
         e8(0x7e);
         meter_get();

@@ -41,6 +41,7 @@ typedef struct {
     u32 header, gate;          /* its stop; the label before it */
     u64 *assigned;             /* locals that it sets */
     u64 *live_header, *live_inside;
+    u32 base;                  /* operands below the loop and its parameters: they stay as they are inside */
     bool leaf;                 /* no stop inside but its head */
 } Region;
 

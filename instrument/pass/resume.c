@@ -28,8 +28,6 @@ static void load_operands(const Stop *s, u32 from, u32 to) {
     for (u32 d = from; d < to; d++) load_local(temporary(d, s->kept[d].type));
 }
 
-static u32 region_base(const Region *r) { return r->header == NONE ? 0 : stops.at[r->header].depth; }
-
 static void resume_call(const Stop *s) {
     const Op *op = &ops.at[s->op];
     u32 arguments = argument_count(op), index = op->code == CALL_INDIRECT;
@@ -77,7 +75,7 @@ void resume_in(u32 region, u32 after_entry) {
     }
     eu(depth_of(nowhere));
     label = first;
-    u32 base = region_base(here);
+    u32 base = here->base;
     for (u32 i = here->items; i != NONE; i = stops.at[i].next) {
         const Stop *s = &stops.at[i];
         end_block(label++);
@@ -99,7 +97,7 @@ void resume_in(u32 region, u32 after_entry) {
         if (!has_inside(s)) continue;
         end_block(label++);
         load_locals(here, regions.at[s->inner].live_inside, regions.at[s->inner].assigned);
-        load_operands(s, base, s->depth);
+        load_operands(s, base, regions.at[s->inner].base);
         branch(s->label);
     }
     end_block(nowhere);

@@ -100,6 +100,7 @@ static void note_stack(Stop *s, u32 depth) {
 static void write_loop_head(u32 i) {
     u32 region = region_of.at[i], header = regions.at[region].header;
     note_stack(&stops.at[header], stack.n);
+    regions.at[region].base = stack.n - block_signature(&ops.at[i]).np;
     end_block(regions.at[region].gate);
     e8(LOOP);
     e8(VOID);

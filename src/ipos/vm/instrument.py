@@ -21,7 +21,7 @@ ALL_STOP: Final = 8  # fuzzing: no function is too short to stop in
 
 MEMORY_BYTES: Final = 1 << 30
 FUEL: Final = 3_000_000_000  # about a second ...
-FUEL_PER_BYTE: Final = 1_500  # ... and more for a module whose size is honest
+FUEL_PER_BYTE: Final = 800  # ... and more for a module whose size is honest
 
 
 @cache

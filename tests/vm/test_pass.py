@@ -8,7 +8,7 @@ from importlib.resources import files
 import pytest
 import wasmtime
 
-from ipos.vm.instrument import NO_NAN, instrument
+from ipos.vm.instrument import NO_NAN, OPEN, instrument
 
 from .machine import ENGINE, Frozen, Machine, run_moving
 from .programs import c, on_large_stack, wat
@@ -241,6 +241,25 @@ def test_a_long_bulk_operation_stops_in_between() -> None:
 
 def test_the_same_bytes_each_time() -> None:
     assert instrument(c("kernels")) == instrument(c("kernels"))
+
+
+def test_a_host_function_that_waits() -> None:
+    """A call that leaves the program with `ipos_stop` is made again, with the same arguments."""
+    text = """(module (import "env" "ask" (func $ask (param i32 i64) (result i32)))
+      (func (export "f") (param i32) (result i32) (i32.add (i32.mul (local.get 0) (i32.const 100)) (call $ask (local.get 0) (i64.const 7)))))"""
+    asked: list[tuple[int, int]] = []
+
+    def ask(a: int, b: int) -> int:
+        asked.append((a, b))
+        if len(asked) < 4:
+            machine("ipos_stop")
+            return -1
+        return a + b
+
+    machine = Machine(wasmtime.Module(ENGINE, instrument(wat(text), flags=OPEN)), {"env.ask": ask})
+    assert machine.run("f", [5]) == 512
+    assert asked == [(5, 7)] * 4
+    assert machine.stops == 3
 
 
 def test_the_pass_goes_through_itself() -> None:

@@ -299,7 +299,11 @@ class Script:
                 self.current = None
                 if command["type"] == "module_definition":
                     raise Refused("module definitions are not supported by this runner")
-                exports = self.instantiate((folder / command["filename"]).read_bytes())
+                source = folder / command["filename"]
+                binary = source.read_bytes()
+                if command["module_type"] == "text":
+                    binary = subprocess.run([WASM_TOOLS, "parse", source], check=True, capture_output=True).stdout
+                exports = self.instantiate(binary)
                 self.current = exports
                 if "name" in command:
                     self.named[command["name"]] = exports

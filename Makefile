@@ -29,6 +29,7 @@ check: setup  ## format, lint, types, layers, drawings, links
 	@$(RUN)/basedpyright --level error
 	@$(RUN)/lint-imports > /tmp/ipos-lint.$$$$ || { cat /tmp/ipos-lint.$$$$; exit 1; }; rm -f /tmp/ipos-lint.$$$$
 	@$(RUN)/python docs/make.py --check
+	@$(RUN)/python instrument/build.py --check
 	@cd netd && test -z "$$(gofmt -l . 2>/dev/null)" || { echo "gofmt: $$(gofmt -l .)"; exit 1; }
 
 format:  ## format and mend what can be mended

@@ -1,0 +1,37 @@
+"""Random modules: the same results and memory plain, instrumented, stopped at every safepoint, and moved at every stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .fuzz import difference, smith
+from .programs import on_large_stack
+
+FINDS = sorted((Path(__file__).parent / "finds").glob("*.wasm"))
+
+
+def seeds(first: int, count: int) -> None:
+    stops = 0
+    for seed in range(first, first + count):
+        module = smith(seed)
+        why, n = difference(module, seed) if module else ("", 0)
+        assert not why, f"seed {seed}: {why}"
+        stops += n
+    assert stops > count
+
+
+def test_a_few() -> None:
+    on_large_stack(lambda: seeds(0, 25))
+
+
+@pytest.mark.parametrize("find", FINDS, ids=lambda path: path.stem)
+def test_what_was_found_before(find: Path) -> None:
+    assert difference(find.read_bytes(), int(find.stem.rsplit("-", 1)[1])) == ("", pytest.approx(0, abs=1e9))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(1000, 11000, 1000))
+def test_many(first: int) -> None:
+    on_large_stack(lambda: seeds(first, 1000))

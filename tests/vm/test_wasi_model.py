@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import wasi_native
+from . import wasi_native
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from wasi_fuzz import fuzz, fuzz_task
-from wasi_pair import Pair
+from .wasi_fuzz import fuzz, fuzz_task
+from .wasi_pair import Pair
 
 from ipos.vm.wasi import boot
 
@@ -159,7 +159,7 @@ def test_many_random_calls(first: int) -> None:
 
 ASAN = """
 import sys
-from wasi_fuzz import fuzz
+from .wasi_fuzz import fuzz
 for seed in range(int(sys.argv[1]), int(sys.argv[2])): fuzz(seed, 3000)
 """
 
@@ -200,7 +200,7 @@ PLANTED = [
 
 
 def finds(sources: Path, seeds: int) -> bool:
-    code = f"import sys\nfrom wasi_fuzz import fuzz\nfor seed in range({seeds}): fuzz(seed, 3000)\n"
+    code = f"import sys\nfrom tests.vm.wasi_fuzz import fuzz\nfor seed in range({seeds}): fuzz(seed, 3000)\n"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "IPOS_TEST_WASI_SOURCES": str(sources)}
     # a wrong answer, or a crash of the C: both are finds
     return (

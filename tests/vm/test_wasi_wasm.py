@@ -8,8 +8,8 @@ import struct
 import sys
 
 import pytest
-from wasi_native import PAGE_BYTES, REPOSITORY
-from wasi_plain import Plain, compiled, module_text
+from .wasi_native import PAGE_BYTES, REPOSITORY
+from .wasi_plain import Plain, compiled, module_text
 
 from ipos.vm.wasi import boot, output
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import struct
 
-from wasi_native import PAGE_BYTES
-from wasi_pair import Pair
+from .wasi_native import PAGE_BYTES
+from .wasi_pair import Pair
 
 from ipos.vm.wasi import boot
 

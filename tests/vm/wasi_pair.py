@@ -6,9 +6,9 @@ import ctypes
 import struct
 from collections.abc import Callable, Sequence
 
-from wasi_native import PAGE_BYTES, Native
-from wasi_reference import Wasi
-from wasi_reference_state import NOSPC, OK
+from .wasi_native import PAGE_BYTES, Native
+from .wasi_reference import Wasi
+from .wasi_reference_state import NOSPC, OK
 
 from ipos.vm.wasi import boot, output
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import wasmtime
-from wasi_native import PAGE_BYTES, REPOSITORY, SIGNATURES
+from .wasi_native import PAGE_BYTES, REPOSITORY, SIGNATURES
 
 from ipos.vm.wasi import boot, output
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from wasi_reference_state import (
+from .wasi_reference_state import (
     ALL,
     BADF,
     BUSY,

@@ -176,7 +176,7 @@ def test_random_calls_under_the_address_sanitizer() -> None:
         "ASAN_OPTIONS": "detect_leaks=0",
         "IPOS_TEST_ASAN": "1",
         "PYTHONMALLOC": "malloc",
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     subprocess.run([sys.executable, "-c", ASAN, "5000", "5060"], env=environment, check=True)
 
@@ -201,7 +201,7 @@ PLANTED = [
 
 def finds(sources: Path, seeds: int) -> bool:
     code = f"import sys\nfrom tests.vm.wasi_fuzz import fuzz\nfor seed in range({seeds}): fuzz(seed, 3000)\n"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "IPOS_TEST_WASI_SOURCES": str(sources)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "IPOS_TEST_WASI_SOURCES": str(sources)}
     # a wrong answer, or a crash of the C: both are finds
     return (
         subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False).returncode != 0

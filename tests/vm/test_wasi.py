@@ -7,12 +7,13 @@ import struct
 from collections.abc import Sequence
 
 import pytest
-from .wasi_native import PAGE_BYTES, Native
-from .wasi_pair import chunks
-from .wasi_reference_state import chacha20
 
 from ipos.vm.wasi import boot, output
 from ipos.wire.errors import BadRecord, Refused
+
+from .wasi_native import PAGE_BYTES, Native
+from .wasi_pair import chunks
+from .wasi_reference_state import chacha20
 
 OK, BADF, EXIST, INVAL, ISDIR, LOOP, NOENT, NOSPC, NOTDIR, NOTSOCK, PERM, NOTCAPABLE = (
     0,

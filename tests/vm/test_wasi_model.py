@@ -9,14 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from . import wasi_native
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from .wasi_fuzz import fuzz, fuzz_task
-from .wasi_pair import Pair
 
 from ipos.vm.wasi import boot
+
+from . import wasi_native
+from .wasi_fuzz import fuzz, fuzz_task
+from .wasi_pair import Pair
 
 ALL = (1 << 30) - 1
 PATHS = st.lists(

@@ -8,10 +8,11 @@ import struct
 import sys
 
 import pytest
-from .wasi_native import PAGE_BYTES, REPOSITORY
-from .wasi_plain import Plain, compiled, module_text
 
 from ipos.vm.wasi import boot, output
+
+from .wasi_native import PAGE_BYTES, REPOSITORY
+from .wasi_plain import Plain, compiled, module_text
 
 HELLO = r"""
 #include <dirent.h>

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 import struct
 
+from ipos.vm.wasi import boot
+
 from .wasi_native import PAGE_BYTES
 from .wasi_pair import Pair
-
-from ipos.vm.wasi import boot
 
 NAMES = [
     b"a",

@@ -6,11 +6,11 @@ import ctypes
 import struct
 from collections.abc import Callable, Sequence
 
+from ipos.vm.wasi import boot, output
+
 from .wasi_native import PAGE_BYTES, Native
 from .wasi_reference import Wasi
 from .wasi_reference_state import NOSPC, OK
-
-from ipos.vm.wasi import boot, output
 
 memcmp = ctypes.CDLL(None).memcmp
 memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]

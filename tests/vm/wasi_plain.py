@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import wasmtime
-from .wasi_native import PAGE_BYTES, REPOSITORY, SIGNATURES
 
 from ipos.vm.wasi import boot, output
+
+from .wasi_native import PAGE_BYTES, REPOSITORY, SIGNATURES
 
 WASM_TOOLS = Path(sys.executable).parent / "wasm-tools"
 INSTRUCTIONS = {

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ IPOS = Path(sys.executable).with_name("ipos")
 
 
 class Machine:
-    """One home and its command line."""
+    """One home and its command line. `inside`: a command that runs another one where the machine is."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, inside: Sequence[str] = ()) -> None:
         self.home = home
+        self.inside = inside
 
     def run(
         self, *arguments: str, timeout: float = 60, stdin: str | None = None, **env: str
@@ -34,7 +35,7 @@ class Machine:
             **env,
         }
         return subprocess.run(
-            [str(IPOS), *arguments],
+            [*self.inside, str(IPOS), *arguments],
             env=environment,
             capture_output=True,
             text=True,

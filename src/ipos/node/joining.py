@@ -23,6 +23,8 @@ from ipos.wire.errors import Gone, Refused
 
 log = logging.getLogger("ipos.join")
 
+LOOK_S = 0.1  # how often a join looks whether mDNS has found somebody else
+
 
 class Messages(asyncio.Protocol):
     """Length-prefixed messages (u32, little endian) on a stream. `None` in the queue: the stream ended."""
@@ -208,20 +210,31 @@ class Joining:
     async def _begin(self, text: str) -> str:
         parsed = codes.parse_qr(text)
         code = parsed[0] if parsed is not None else codes.parse(text)
-        places = [(parsed[1], parsed[2])] if parsed is not None else self._nearby()
         mine = self._mine()
         if len(mine.machines) > 1:
             raise Refused(f"this machine belongs to an account with {len(mine.machines)} machines already")
-        attempts = [asyncio.create_task(self._attempt(code, peer, addresses, mine)) for peer, addresses in places]
+        now = asyncio.get_running_loop().time
+        until = now() + (limits.nearby_s if parsed is None else 0)
+        asked: set[str] = set()
+        attempts: set[asyncio.Task[tuple[str | None, str]]] = set()
         reasons: list[str] = []
         try:
-            for attempt in asyncio.as_completed(attempts):
-                answer, reason = await attempt
-                if answer is not None:
-                    return answer
-                reasons.append(reason)
-                if "wrong code" in reason:
-                    break
+            while not any("wrong code" in reason for reason in reasons):
+                for peer, addresses in self._nearby() if parsed is None else [(parsed[1], parsed[2])]:
+                    if peer not in asked:
+                        asked.add(peer)
+                        attempts.add(asyncio.create_task(self._attempt(code, peer, addresses, mine)))
+                if not attempts:
+                    if now() > until:
+                        break
+                    await asyncio.sleep(LOOK_S)
+                    continue
+                done, attempts = await asyncio.wait(attempts, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                for attempt in done:
+                    answer, reason = attempt.result()
+                    if answer is not None:
+                        return answer
+                    reasons.append(reason)
         finally:
             for attempt in attempts:
                 attempt.cancel()

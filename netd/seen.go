@@ -6,8 +6,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"log"
+	"net"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -19,6 +23,7 @@ import (
 const (
 	mdnsService = "_ipos._udp"
 	maxFound    = 1024 // peers that mDNS saw: whoever is on the local network can make them up
+	lanTime     = 2 * time.Second
 )
 
 type sighting struct {
@@ -176,7 +181,45 @@ func (n *node) watch(onLAN bool) error {
 		}
 	}()
 	if onLAN {
-		return mdns.NewMdnsService(n.host, mdnsService, n.seen).Start()
+		go n.meet()
 	}
 	return nil
+}
+
+// meet announces this node on the local network and looks for others there. The service of libp2p says for ever what was true when it was started, on
+// the interfaces that were up then, and does not start where there are none: so it is started anew when they change, and a machine without a network
+// waits for one.
+func (n *node) meet() {
+	var running mdns.Service
+	before := ""
+	for ; ; time.Sleep(lanTime) {
+		now := n.lan()
+		if now == before {
+			continue
+		}
+		before = now
+		if running != nil {
+			running.Close()
+		}
+		running = mdns.NewMdnsService(n.host, mdnsService, n.seen)
+		if err := running.Start(); err != nil {
+			log.Printf("no mDNS until the network changes: %v", err)
+		}
+	}
+}
+
+// lan describes what mDNS goes by: the interfaces that it can use, and the addresses that it announces.
+func (n *node) lan() string {
+	usable := net.FlagUp | net.FlagMulticast
+	var l []string
+	interfaces, _ := net.Interfaces()
+	for _, i := range interfaces {
+		if addrs, _ := i.Addrs(); i.Flags&usable == usable {
+			l = append(l, fmt.Sprint(i.Index, i.Name, addrs))
+		}
+	}
+	addrs, _ := n.host.Network().InterfaceListenAddresses()
+	addresses := texts(addrs)
+	slices.Sort(addresses)
+	return fmt.Sprint(l, addresses)
 }

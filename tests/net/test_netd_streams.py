@@ -358,6 +358,7 @@ def test_commands_of_the_whole() -> None:
             client, events = await a.client(), a.events()
             await client.write("/ctl", f"connect {b.addresses()[0]}/p2p/{b.peer}\n".encode())
             await seen(events, "connected", b.peer)
+            await seen(a.events(), "connected", b.peer)  # who comes late is told what is
             await client.write("/ctl", f"protect {b.peer}\nunprotect {b.peer}\ndisconnect {b.peer}\n".encode())
             await seen(events, "gone", b.peer)
             for wrong in (

@@ -48,7 +48,7 @@ class NetEngine(Protocol):
         ...
 
     def events(self) -> AsyncIterator[PeerSeen]:
-        """Every change from now on, for each iterator separately; after a restart, the whole state anew."""
+        """What is (who is connected, whom mDNS has found), then every change, for each iterator separately; after a restart, the whole state anew."""
         ...
 
     async def fetch(self, cids: Sequence[CID], peers: Sequence[PeerId], timeout_s: float) -> None:

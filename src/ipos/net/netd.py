@@ -60,6 +60,7 @@ class Netd:
         self._down_because = "the network process has not been started"
         self._accepts: dict[str, Accept] = {}
         self._connected: dict[PeerId, tuple[str, ...]] = {}
+        self._found: dict[PeerId, tuple[str, ...]] = {}
         self._cut_off: dict[PeerId, tuple[str, ...]] = {}  # who was connected when the process died
         self._queues: weakref.WeakSet[asyncio.Queue[PeerSeen | None]] = weakref.WeakSet()
         self._supervisor: asyncio.Task[None] | None = None
@@ -135,6 +136,7 @@ class Netd:
         if self._process is not None:
             await self._process.end()
             self._process = None
+        self._found.clear()
         for peer in list(self._connected):
             self._tell(PeerSeen("gone", peer))
 
@@ -251,7 +253,10 @@ class Netd:
 
     def events(self) -> AsyncIterator[PeerSeen]:
         """See `NetEngine.events`. A reader that falls `limits.events_waiting` behind gets `Gone`: let it begin anew."""
-        queue: asyncio.Queue[PeerSeen | None] = asyncio.Queue(limits.events_waiting + 1)
+        queue: asyncio.Queue[PeerSeen | None] = asyncio.Queue()  # `_tell` bounds it
+        for kind, known in (("connected", self._connected), ("found", self._found)):
+            for peer, addresses in known.items():
+                queue.put_nowait(PeerSeen(kind, peer, addresses))
         self._queues.add(queue)
         return self._drain(queue)
 
@@ -266,8 +271,10 @@ class Netd:
             self._connected[seen.peer] = seen.addresses
         elif seen.kind == "gone":
             self._connected.pop(seen.peer, None)
+        elif seen.kind == "found":
+            self._found[seen.peer] = seen.addresses
         for queue in list(self._queues):
-            if queue.qsize() == limits.events_waiting:
+            if queue.qsize() >= limits.events_waiting:
                 queue.put_nowait(None)
                 self._queues.discard(queue)
             else:

@@ -318,11 +318,15 @@ class Node:
         self._match_members()
 
     async def _watch_peers(self) -> None:
-        async for seen in self.net.events():
-            if seen.kind == "found":
-                self.found[seen.peer] = seen.addresses
-            if seen.peer in self.coordinator.members:
-                self.coordinator.members[seen.peer].nudge()
+        while True:
+            try:
+                async for seen in self.net.events():
+                    if seen.kind == "found":
+                        self.found[seen.peer] = seen.addresses
+                    if seen.peer in self.coordinator.members:
+                        self.coordinator.members[seen.peer].nudge()
+            except Gone as error:
+                log.info("%s; it begins anew", error)
 
     def parts(self) -> list[asyncio.Task[Any]]:
         """Everything of it that goes on by itself."""

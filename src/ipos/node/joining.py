@@ -23,6 +23,8 @@ from ipos.wire.errors import Gone, Refused
 
 log = logging.getLogger("ipos.join")
 
+LOOK_S = 0.1  # how often a join looks whether mDNS has found somebody else
+
 
 class Messages(asyncio.Protocol):
     """Length-prefixed messages (u32, little endian) on a stream. `None` in the queue: the stream ended."""
@@ -135,7 +137,7 @@ class Joining:
             if invite.code.number == number and not invite.answer.done():
                 invite.answer.set_result(yes)
                 return
-        raise Refused(f"nobody waits for an answer about invite {number}")
+        raise Refused(f"nobody waits for an answer about invite {number} any more")
 
     _asked: list[Invite] = []  # noqa: RUF012  (set per instance in accept)
 
@@ -161,9 +163,11 @@ class Joining:
                         case join.Burn(number):
                             current = self.invites.pop(number)
                             self._asked = [*self._asked[-8:], current]
+                        case join.Show(words):
+                            self._emit(current, {"event": "words", "words": words})
                         case join.Ask(words, name):
                             assert current is not None
-                            todo += machine.confirmed(await self._ask(current, words, name))
+                            todo += machine.confirmed(await self._ask(current, words, name, messages))
                         case join.Admit(admitted):
                             lst = await self._admit(admitted)
                             todo += machine.admitted(lst)
@@ -182,12 +186,23 @@ class Joining:
             await asyncio.sleep(0.2)
             messages.close()
 
-    async def _ask(self, invite: Invite, words: str, name: str) -> bool:
+    async def _ask(self, invite: Invite, words: str, name: str, messages: Messages) -> bool:
+        """What this machine's owner says; `Gone` if the other machine goes away before, TimeoutError if nobody says anything."""
         self._emit(invite, {"event": "ask", "words": words, "machine": name, "yes": invite.yes})
         if invite.yes:
             return True
-        async with asyncio.timeout(limits.join_timeout_s):
-            return await invite.answer
+        more = asyncio.create_task(
+            messages.next()
+        )  # there is nothing more to come: it ends when the stream or the time does
+        try:
+            await asyncio.wait((invite.answer, more), return_when=asyncio.FIRST_COMPLETED)
+            if invite.answer.done():
+                return invite.answer.result()
+            more.result()
+            raise Refused("the other machine did not wait for the answer")
+        finally:
+            invite.answer.cancel()
+            more.cancel()
 
     def _emit(self, invite: Invite | None, event: dict[str, Any]) -> None:
         number = invite.code.number if invite is not None else None
@@ -208,20 +223,31 @@ class Joining:
     async def _begin(self, text: str) -> str:
         parsed = codes.parse_qr(text)
         code = parsed[0] if parsed is not None else codes.parse(text)
-        places = [(parsed[1], parsed[2])] if parsed is not None else self._nearby()
         mine = self._mine()
         if len(mine.machines) > 1:
             raise Refused(f"this machine belongs to an account with {len(mine.machines)} machines already")
-        attempts = [asyncio.create_task(self._attempt(code, peer, addresses, mine)) for peer, addresses in places]
+        now = asyncio.get_running_loop().time
+        until = now() + (limits.nearby_s if parsed is None else 0)
+        asked: set[str] = set()
+        attempts: set[asyncio.Task[tuple[str | None, str]]] = set()
         reasons: list[str] = []
         try:
-            for attempt in asyncio.as_completed(attempts):
-                answer, reason = await attempt
-                if answer is not None:
-                    return answer
-                reasons.append(reason)
-                if "wrong code" in reason:
-                    break
+            while not any("wrong code" in reason for reason in reasons):
+                for peer, addresses in self._nearby() if parsed is None else [(parsed[1], parsed[2])]:
+                    if peer not in asked:
+                        asked.add(peer)
+                        attempts.add(asyncio.create_task(self._attempt(code, peer, addresses, mine)))
+                if not attempts:
+                    if now() > until:
+                        break
+                    await asyncio.sleep(LOOK_S)
+                    continue
+                done, attempts = await asyncio.wait(attempts, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                for attempt in done:
+                    answer, reason = attempt.result()
+                    if answer is not None:
+                        return answer
+                    reasons.append(reason)
         finally:
             for attempt in attempts:
                 attempt.cancel()

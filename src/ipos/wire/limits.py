@@ -27,6 +27,7 @@ inline_bytes = 32 * KiB  # a block up to this size travels inside the message th
 join_message_bytes = 16 * KiB
 join_timeout_s = 60.0
 invite_s = 600.0
+nearby_s = 3.0  # how long a spoken code waits for mDNS to find who knows it
 machines_per_account = 256
 machine_name_bytes = 32
 

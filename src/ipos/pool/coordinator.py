@@ -298,7 +298,7 @@ class Coordinator:
                 while i in job.pending:
                     row = job.rows[i]
                     need = self._need(job, row, allowed)
-                    choice = placement.choose(need, list(offers.values()), have)
+                    choice = placement.choose(need, self._open(row, offers), have)
                     if choice.node is None:
                         self._explain(job, row, need, offers.values(), choice)
                         break
@@ -315,6 +315,14 @@ class Coordinator:
                     break
             self._count()
         self._steal()
+
+    @staticmethod
+    def _open(row: Row, offers: dict[str, placement.Offer]) -> list[placement.Offer]:
+        """What was taken back from behind a node's slots begins somewhere now, or waits here: never behind slots again."""
+        past = row.state.past
+        if past and past[-1].reason == t.TAKEN_BACK:
+            return [offer._replace(ahead=0) for offer in offers.values()]
+        return list(offers.values())
 
     def _explain(
         self, job: Job, row: Row, need: placement.Need, offers: Iterable[placement.Offer], choice: placement.Choice
@@ -342,10 +350,10 @@ class Coordinator:
         )
 
     def _steal(self) -> None:
-        """A node with nothing to do takes work that waits, not yet begun, behind another's slots."""
+        """A node with a free slot takes work that waits, not yet begun, behind another's slots."""
         if any(job.pending and isinstance(job.state, j.Working) for job in self.jobs.values()):
             return
-        idle = [m for m in self.members.values() if m.connected and m.ours == 0 and m.beat.slots > 0]
+        idle = [m for m in self.members.values() if m.connected and m.ours < m.beat.slots]
         if not idle:
             return
         waiting = [

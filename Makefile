@@ -23,13 +23,14 @@ demo: setup  ## three nodes on this machine: a real batch, a kill -9, a restart
 test: setup  ## all tests but the slow ones
 	@$(RUN)/pytest -m "not slow" -n 2
 
-check: setup  ## format, lint, types, layers, drawings, links
+check: setup  ## format, lint, types, layers, drawings, links, vectors
 	@$(RUN)/ruff format --check --quiet .
 	@$(RUN)/ruff check --quiet .
 	@$(RUN)/basedpyright --level error
 	@$(RUN)/lint-imports > /tmp/ipos-lint.$$$$ || { cat /tmp/ipos-lint.$$$$; exit 1; }; rm -f /tmp/ipos-lint.$$$$
 	@$(RUN)/python docs/make.py --check
 	@$(RUN)/python instrument/build.py --check
+	@$(RUN)/python vectors/make.py --check
 	@cd netd && test -z "$$(gofmt -l . 2>/dev/null)" || { echo "gofmt: $$(gofmt -l .)"; exit 1; }
 
 format:  ## format and mend what can be mended

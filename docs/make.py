@@ -26,8 +26,8 @@ def dead_links() -> list[str]:
     """Relative links of our pages that lead nowhere."""
     found: list[str] = []
     root = HERE.parent
-    pages = [root / "README.md", *HERE.rglob("*.md"), *(root / "src").rglob("README.md")]
-    for page in pages:
+    pages = [p for folder in ("docs", "src", "vectors") for p in (root / folder).rglob("*.md")]
+    for page in [root / "README.md", *pages]:
         for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
             if "://" not in link and not (page.parent / link).exists():
                 found.append(f"{page.relative_to(root)}: {link}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from ipos.pool import coordinator
@@ -36,14 +38,26 @@ def test_weather(seed: int) -> None:
     run(story(seed))
 
 
+def test_messages_overlap() -> None:
+    """A stream has a delay, not a pace: a hundred tasks of no length do not take a hundred round trips."""
+
+    async def short() -> None:
+        async with World(1, machines=2) as world:
+            world.cost = lambda site, task, size: 0.001
+            await asyncio.sleep(5)
+            job = await world.map(100)
+            await world.finish(job)
+            assert world.job(job).status()["wall_s"] < 1.0
+
+    run(short())
+
+
 def test_unplugged_for_ever() -> None:
     async def pulled() -> None:
         async with World(3) as world:
             for site in world.sites.values():
                 site.slots = 1
             job = await world.map(30)
-            import asyncio
-
             await asyncio.sleep(2)
             world.unplug("m1")
             await world.finish(job)
@@ -53,12 +67,28 @@ def test_unplugged_for_ever() -> None:
     run(pulled())
 
 
+def test_work_taken_back_is_not_dealt_behind_the_same_slots_again() -> None:
+    """Five long tasks, four slots on the fast machine: the fifth waits there, is taken back once, and runs on the slow one."""
+
+    async def long() -> None:
+        async with World(1, machines=2) as world:
+            fast, slow = world.sites["m1"], world.sites["m0"]
+            fast.speed, slow.speed, fast.slots, slow.slots = 2.0, 1.0, 4, 4
+            world.cost = lambda site, task, size: 15.0
+            await asyncio.sleep(5)
+            job = await world.map(5)
+            await world.finish(job)
+            world.check(job)
+            assert max(row.state.attempt for row in world.job(job).rows) <= 2
+            assert world.job(job).status()["nodes"] == "m0=1 m1=4"
+
+    run(long())
+
+
 def test_a_coordinator_that_forgets_lost_leases_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted bug: leases are never ticked, so an unplugged node keeps its tasks for ever."""
 
     async def never(self: coordinator.Coordinator) -> None:
-        import asyncio
-
         await asyncio.Event().wait()
 
     monkeypatch.setattr(coordinator.Coordinator, "_tick", never)
@@ -66,8 +96,6 @@ def test_a_coordinator_that_forgets_lost_leases_is_caught(monkeypatch: pytest.Mo
     async def pulled() -> None:
         async with World(3) as world:
             job = await world.map(30)
-            import asyncio
-
             await asyncio.sleep(2)
             world.unplug("m1")
             await world.finish(job, within_s=300)

@@ -8,6 +8,8 @@ The inviter's invite is burnt by the first attempt, right or wrong.
 from __future__ import annotations
 
 import hmac
+import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -111,11 +113,15 @@ def _same(a: str, b: str) -> bool:
     return hmac.compare_digest(a.encode(), b.encode())
 
 
-def _spake(kind: str, code: Code, joiner: str, inviter: str) -> Any:
+Dice = Callable[[int], bytes]
+"""So many random bytes: `os.urandom` but for vectors."""
+
+
+def _spake(kind: str, code: Code, joiner: str, inviter: str, dice: Dice) -> Any:
     import spake2  # slow to import, rarely needed
 
     make = spake2.SPAKE2_A if kind == "joiner" else spake2.SPAKE2_B
-    return make("-".join(code.words).encode(), idA=joiner.encode(), idB=inviter.encode())
+    return make("-".join(code.words).encode(), idA=joiner.encode(), idB=inviter.encode(), entropy_f=dice)
 
 
 def _read(kind: type[Record], body: bytes) -> Any:
@@ -137,8 +143,8 @@ def _over(sentence: str) -> list[Instruction]:
 class Inviter:
     """One attempt, from the inviter's side. `invites`: number -> code, those that are open now."""
 
-    def __init__(self, me: str, peer: str, invites: dict[int, Code]) -> None:
-        self._me, self._peer, self._invites = me, peer, invites
+    def __init__(self, me: str, peer: str, invites: dict[int, Code], dice: Dice = os.urandom) -> None:
+        self._me, self._peer, self._invites, self._dice = me, peer, invites, dice
         self._state = "hello"
         self._key = b""
         self._request: Request | None = None
@@ -161,7 +167,7 @@ class Inviter:
             return _over(
                 f"there is no open invite {hello.number} here: it was used, has expired, or is another machine's"
             )
-        spake = _spake("inviter", code, self._peer, self._me)
+        spake = _spake("inviter", code, self._peer, self._me, self._dice)
         out: bytes = spake.start()
         try:
             self._key = spake.finish(bytes.fromhex(hello.spake))
@@ -202,10 +208,12 @@ class Inviter:
 class Joiner:
     """One attempt, from the side of the machine that has the code."""
 
-    def __init__(self, code: Code, inviter: str, machine: Machine, account: str, others: int) -> None:
+    def __init__(
+        self, code: Code, inviter: str, machine: Machine, account: str, others: int, dice: Dice = os.urandom
+    ) -> None:
         self._code, self._inviter, self._machine = code, inviter, machine
         self._account, self._others = account, others
-        self._spake = _spake("joiner", code, machine.peer, inviter)
+        self._spake = _spake("joiner", code, machine.peer, inviter, dice)
         self._key = b""
         self._state = "start"
 

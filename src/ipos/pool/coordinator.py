@@ -298,12 +298,12 @@ class Coordinator:
             for i in job.first_pending(LOOK_AHEAD):
                 while i in job.pending:
                     row = job.rows[i]
-                    kind = row.task.limits.memory_bytes, row.task.platform, _faulted(row)
+                    kind = row.task.limits.memory_bytes, row.task.platform, _faulted(row), _taken_back(row)
                     if kind in full:
                         job.waits[row.i] = full[kind]
                         break
                     need = self._need(job, row, allowed)
-                    choice = placement.choose(need, list(offers.values()), have)
+                    choice = placement.choose(need, self._open(row, offers), have)
                     if choice.node is None:
                         if self._possible(job, row, need, offers.values()):
                             job.waits[row.i] = full[kind] = choice
@@ -321,6 +321,13 @@ class Coordinator:
                     break
             self._count()
         self._steal()
+
+    @staticmethod
+    def _open(row: Row, offers: dict[str, placement.Offer]) -> list[placement.Offer]:
+        """What was taken back from behind a node's slots begins somewhere now, or waits here: never behind slots again."""
+        if _taken_back(row):
+            return [offer._replace(ahead=0) for offer in offers.values()]
+        return list(offers.values())
 
     def _possible(self, job: Job, row: Row, need: placement.Need, offers: Iterable[placement.Offer]) -> bool:
         """Whether it only has to wait; otherwise it is given up."""
@@ -345,10 +352,10 @@ class Coordinator:
         )
 
     def _steal(self) -> None:
-        """A node with nothing to do takes work that waits, not yet begun, behind another's slots."""
+        """A node with a free slot takes work that waits, not yet begun, behind another's slots."""
         if any(job.pending and isinstance(job.state, j.Working) for job in self.jobs.values()):
             return
-        idle = [m for m in self.members.values() if m.connected and m.ours == 0 and m.beat.slots > 0]
+        idle = [m for m in self.members.values() if m.connected and m.ours < m.beat.slots]
         if not idle:
             return
         waiting = [
@@ -489,3 +496,8 @@ class Coordinator:
 def _faulted(row: Row) -> frozenset[str]:
     """The nodes that could not run this task before."""
     return frozenset(past.node for past in row.state.past if past.fault)
+
+
+def _taken_back(row: Row) -> bool:
+    past = row.state.past
+    return bool(past) and past[-1].reason == t.TAKEN_BACK

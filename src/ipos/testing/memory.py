@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ class _End(asyncio.Transport):
         self.wires, self.me, self.peer = wires, me, other
         self.protocol: Any = protocol
         self.twin: _End | None = None
-        self.queue: list[bytes | None] = []
+        self.queue: deque[tuple[float, bytes | None]] = deque()
         self.moving = False
         self.closed = False
         self.reading = asyncio.Event()
@@ -58,16 +59,17 @@ class _End(asyncio.Transport):
             self._push(bytes(data))
 
     def _push(self, data: bytes | None) -> None:
-        self.queue.append(data)
+        self.queue.append((asyncio.get_running_loop().time() + self.wires.delay(), data))
         if not self.moving:
             self.moving = True
             self.wires.nets[self.me].spawn(self._move())
 
     async def _move(self) -> None:
-        """Carry what is queued to the other end, in order, when the way is free."""
+        """Carry what is queued to the other end, in order, when the way is free; many messages are on their way at once."""
         held = 0.0
+        loop = asyncio.get_running_loop()
         while self.queue:
-            await asyncio.sleep(self.wires.delay())
+            await asyncio.sleep(max(0.0, self.queue[0][0] - loop.time()))
             while not self.wires.open(self.me, self.peer):
                 await asyncio.sleep(CHECK_S)
                 held += CHECK_S
@@ -78,7 +80,7 @@ class _End(asyncio.Transport):
             twin = self.twin
             assert twin is not None
             await twin.reading.wait()
-            data = self.queue.pop(0)
+            _, data = self.queue.popleft()
             if data is None:
                 twin.lost()
                 return

@@ -20,7 +20,7 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,28 +50,36 @@ async def inline(function: Callable[[], Any]) -> Any:
 
 
 class SleepRun:
-    """A run that takes `seconds` of its machine's waking time and then gives its input in capitals."""
+    """A run that needs `seconds` of a core of speed 1.0, shared with whatever else its machine does, and then gives its input in capitals."""
 
-    def __init__(self, executor: SleepExecutor, task: Task, seconds: float) -> None:
-        self._executor, self._task, self._left, self._seconds = executor, task, seconds, seconds
+    def __init__(self, site: Site, task: Task, seconds: float) -> None:
+        self._site, self._task, self._left = site, task, seconds
         self._going = asyncio.Event()
         self._going.set()
+        self._took = 0.0
         self.dead = False
 
     async def exited(self) -> None:
-        while self._left > 0:
-            await self._going.wait()
-            piece = min(0.25, self._left)
-            await self._executor.clock.sleep(piece)
-            if self._going.is_set():
-                self._left -= piece
+        self._site.running += 1
+        began = self._site.clock.now()
+        try:
+            while self._left > 0:
+                await self._going.wait()
+                rate = self._site.rate
+                piece = min(0.25, self._left / rate)
+                await self._site.clock.sleep(piece)
+                if self._going.is_set():
+                    self._left -= piece * rate
+        finally:
+            self._site.running -= 1
+            self._took = self._site.clock.now() - began
 
     async def wait(self) -> Ran:
-        store = self._executor.store
+        store = self._site.store
         body = unixfs.read(store, self._task.stdin) if self._task.stdin is not None else b""
-        self._executor.computed += 1
+        self._site.executor.computed += 1
         stdout, stderr = unixfs.add_bytes(store, body.upper()), unixfs.add_bytes(store, b"")
-        return Ran(0, "", stdout, stderr, None, self._seconds, self._seconds, 1 << 20)
+        return Ran(0, "", stdout, stderr, None, self._took, self._took, 1 << 20)
 
     def pause(self) -> None:
         self._going.clear()
@@ -89,8 +97,8 @@ class SleepRun:
 class SleepExecutor:
     """`execute.Executor`. Fails as a node does now and then: `faults` is the chance of it per task."""
 
-    def __init__(self, clock: WorldClock, store: MemoryStore, dice: random.Random, speed: float) -> None:
-        self.clock, self.store, self._dice, self._speed = clock, store, dice, speed
+    def __init__(self, site: Site, dice: random.Random) -> None:
+        self._site, self._dice = site, dice
         self.computed = 0
         self.faults = 0.0
 
@@ -100,20 +108,28 @@ class SleepExecutor:
     async def start(self, key: str, task: Task) -> SleepRun:
         if self._dice.random() < self.faults:
             raise Gone("the disk of this node is full (a planted fault)")
-        return SleepRun(self, task, self._dice.uniform(0.2, 4.0) / self._speed)
+        size = unixfs.size(self._site.store, task.stdin) if task.stdin is not None else 0
+        return SleepRun(self._site, task, self._site.world.cost(self._site, task, size))
 
     async def discard(self, key: str) -> None:
         return
 
 
 class SleepLoad:
-    def __init__(self, machine: str, slots: int, speed: float) -> None:
-        self.machine, self.slots, self.speed = machine, slots, speed
+    """`holding.Load`: what the site says of itself, as it is now."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    @property
+    def slots(self) -> int:
+        return self._site.slots
 
     def figures(self, busy: int) -> dict[str, Any]:
+        site = self._site
         return {
-            "cores": self.slots, "slots": self.slots, "said": False, "speed": self.speed, "memory_total": 8 * GIB,
-            "memory_free": 4 * GIB, "foreign": 0.0, "platform": "virtual", "machine": self.machine, "declined": "",
+            "cores": site.slots, "slots": site.slots, "said": False, "speed": site.speed, "memory_total": 8 * GIB,
+            "memory_free": 4 * GIB, "foreign": site.foreign, "platform": "virtual", "machine": site.name, "declined": "",
         }  # fmt: skip
 
 
@@ -129,7 +145,8 @@ class WorldNode(Node):
 
 
 class Site:
-    """One machine: what stays when its node is killed."""
+    """One machine: what stays when its node is killed. `speed`, `slots` (as many cores) and `foreign` (cores' worth of work that is not
+    IPOS's; processes share the cores evenly) may be changed at any time."""
 
     def __init__(self, world: World, name: str, directory: Path) -> None:
         self.world, self.name, self.home = world, name, directory
@@ -140,12 +157,19 @@ class Site:
         self.clock = WorldClock(world.dice.uniform(0, 1e6))
         self.speed = world.dice.choice((0.5, 1.0, 2.0))
         self.slots = world.dice.choice((1, 2, 4))
-        self.executor = SleepExecutor(self.clock, self.store, world.dice, self.speed)
+        self.foreign = 0.0
+        self.running = 0
+        self.executor = SleepExecutor(self, world.dice)
         self.node: WorldNode | None = None
 
     @property
     def up(self) -> bool:
         return self.node is not None
+
+    @property
+    def rate(self) -> float:
+        """Seconds of a core of speed 1.0 that a run gets in a second."""
+        return self.speed * min(1.0, self.slots / max(1.0, self.running + self.foreign))
 
     def entry(self) -> Machine:
         return Machine(name=self.name, peer=self.peer, run=self.run_key.address, machine=self.name)
@@ -160,7 +184,7 @@ class Site:
         self.node = WorldNode(
             home=self.home, name=self.name, run_key=self.run_key, account=None, mine=mine, machine=self.name,
             clock=self.clock, net=net, store=self.store, journal=journal, executor=self.executor,
-            load=SleepLoad(self.name, self.slots, self.speed), offload=inline,
+            load=SleepLoad(self), offload=inline,
         )  # fmt: skip
         self.node.wires = self.world.wires
         self.node.start()
@@ -182,7 +206,10 @@ class Site:
 
 
 class World:
-    """`machines` nodes m0, m1, ... of one account; m0 hands in jobs. The same seed is the same story."""
+    """`machines` nodes m0, m1, ... of one account; m0 hands in jobs. The same seed is the same story.
+
+    `cost(site, task, bytes)`: seconds of a core of speed 1.0 that a run of the task needs there; random if it is not set.
+    """
 
     def __init__(self, seed: int, machines: int = 3) -> None:
         self.seed = seed
@@ -190,6 +217,7 @@ class World:
         self.wires = Wires(self.dice)
         self.directory = Path(tempfile.mkdtemp(prefix="ipos-world-"))
         self.sites: dict[str, Site] = {}
+        self.cost: Callable[[Site, Task, int], float] = lambda site, task, size: self.dice.uniform(0.2, 4.0)
         self._count = machines
         self._inputs = 0
         self._stories: set[asyncio.Task[Any]] = set()
@@ -223,17 +251,17 @@ class World:
             raise Gone("m0 is off")
         return node
 
-    async def map(self, tasks: int, grace_s: float = 6.0) -> int:
-        """Hand in a job of so many tasks on m0; its number."""
-        program = self.directory / "upper.py"
-        program.write_text("print(input().upper())\n")
+    async def map(self, tasks: int | Sequence[int], grace_s: float = 6.0, program: str = "upper") -> int:
+        """Hand in a job of so many tasks, or one with inputs of about so many bytes, on m0; its number."""
+        path = self.directory / f"{program}.py"
+        path.write_text(f"# {program}\nprint(input().upper())\n")
         over: list[dict[str, str]] = []
-        for _ in range(tasks):
-            path = self.directory / f"in-{self._inputs}"
+        for size in [0] * tasks if isinstance(tasks, int) else tasks:
+            file = self.directory / f"in-{self._inputs}"
             self._inputs += 1
-            path.write_text(f"seed {self.seed} input {path.name} {self.dice.random()}")
-            over.append({"name": path.name, "path": str(path)})
-        spec = {"program": str(program), "over": over, "out": str(self.directory / "out"), "grace_s": grace_s}
+            file.write_text(f"seed {self.seed} input {file.name} ".ljust(size, "."))
+            over.append({"name": file.name, "path": str(file)})
+        spec = {"program": str(path), "over": over, "out": str(self.directory / "out"), "grace_s": grace_s}
         return (await self.first.submit(json.dumps(spec).encode())).id
 
     def job(self, id: int) -> Job:

@@ -241,7 +241,7 @@ def test_sessions(vector: dict[str, Any]) -> None:
     assert joiner._key.hex() == vector["shared_key"]
 
     inviter = join.Inviter(vector["idB"], vector["idA"], {code.number: code}, Drawn(vector["scalars"]["inviter"]))
-    assert inviter.received(hello) == [join.Burn(code.number), join.Send(answer)]
+    assert inviter.received(hello) == [join.Burn(code.number), join.Send(answer), join.Show(vector["words"])]
     assert inviter.received(request) == [join.Ask(vector["words"], asked.machine.name)]
     assert inviter.confirmed(True) == [join.Admit(asked.machine)]
     assert inviter.admitted(adopted) == [join.Send(welcome)]

@@ -48,6 +48,17 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument(
             "--with", dest="with_", action="append", default=[], metavar="PACKAGE", help="a Python package"
         )
+        one.add_argument(
+            "--wasm", action="store_true", help="in the engine: a .wasm program, or a .py script on CPython"
+        )
+        one.add_argument("--env", action="append", default=[], metavar="K=V", help="a variable (with --wasm)")
+        one.add_argument("--seed", default="", metavar="WORD", help="of its random numbers (with --wasm)")
+        one.add_argument(
+            "--work", type=float, default=0.0, metavar="GOP", help="the most work it may use (with --wasm)"
+        )
+        one.add_argument(
+            "--mark-every", type=float, default=1.0, metavar="GOP", help="work between marks (with --wasm)"
+        )
         one.add_argument("--fresh", action="store_true", help="run again what was run before")
         one.add_argument("--timeout", type=float, default=0.0, metavar="S", help="end a task after so many seconds")
         one.add_argument(

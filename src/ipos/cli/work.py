@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import glob
+import hashlib
 import json
 import os
 import shlex
@@ -52,7 +53,30 @@ def spec_of(arguments: Arguments, over: list[str] | None, args: list[str], out: 
         "fresh": arguments.fresh,
         "grace_s": arguments.grace,
     }
+    if arguments.wasm:
+        spec["memory_bytes"] = 0
+        spec["wasm"] = {
+            "memory_bytes": int(arguments.memory * limits.GiB) or limits.engine_memory_bytes,
+            "work": int(arguments.work * 1e9),
+            "mark_every": int(arguments.mark_every * 1e9),
+            "seed": seed(arguments.seed),
+            "env": dict(variable(one) for one in arguments.env),
+        }
+    elif arguments.env or arguments.seed or arguments.work:
+        raise Refused("--env, --seed and --work are for programs in the engine: add --wasm")
     return json.dumps(spec).encode()
+
+
+def seed(word: str) -> str:
+    """64 hexadecimal digits of any word; "" is the seed of zeros."""
+    return hashlib.sha256(word.encode()).hexdigest() if word else "00" * 32
+
+
+def variable(text: str) -> tuple[str, str]:
+    name, found, value = text.partition("=")
+    if not found or not name:
+        raise Refused(f"--env {text!r} is not NAME=VALUE")
+    return name, value
 
 
 async def hand_in(client: Client, spec: bytes) -> int:
@@ -289,7 +313,8 @@ async def _ran(client: Client, job: int, follower: Follower, end: dict[str, Any]
     code = int(str(status["exit"]))
     if arguments.json:
         same = {key: status.get(key) for key in ("task", "exit", "stdout", "stderr", "dir", "cached")}
-        print(json.dumps({**same, "work": None, "root": None, "receipt": None, "node": state.get("node"), "job": job}))
+        same |= {key: status.get(key) or None for key in ("work", "root", "resumed_at")}
+        print(json.dumps({**same, "receipt": None, "node": state.get("node"), "job": job}))
     else:
         sys.stdout.buffer.write(await client.read(f"/job/{job}/0/stdout"))
         sys.stdout.buffer.flush()

@@ -263,7 +263,7 @@ class Node:
         try:
             rows, known = await prepare.prepare(
                 job, store=self.store, journal=self.journal, offload=self.offload, names=set(self.names().values()),
-                say=lambda text: job.say(None, text),
+                images=self.home / "env" / "images", say=lambda text: job.say(None, text),
             )  # fmt: skip
         except OSError as error:
             self.coordinator.unprepared(job, str(error))

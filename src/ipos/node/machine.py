@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ipos.pool.prepare import here
+from ipos.vm.version import platform
 
 NOMINAL_S = 0.0135  # the loop below on one core of a machine of 2020
 
@@ -72,6 +73,7 @@ class MachineLoad:
             "memory_free": free,
             "foreign": round(self._others, 2),
             "platform": here(),
+            "engine": platform(),
             "machine": self._machine,
             "declined": "" if self._native else "its owner lets no native work run there",
         }

@@ -20,6 +20,7 @@ class Ran(NamedTuple):
     wall_s: float = 0.0
     rss_bytes: int = 0
     fault: str = ""
+    ext: tuple[tuple[str, str], ...] = ()
 
 
 class Run(Protocol):

@@ -291,6 +291,7 @@ class Holding:
             wall_ms=round(ran.wall_s * 1000),
             rss_bytes=ran.rss_bytes,
             node=self.node,
+            ext=dict(ran.ext),
         )
         if result.ok:
             self.journal.result(held.task_cid, encode(result))

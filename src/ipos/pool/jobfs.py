@@ -104,6 +104,8 @@ def _task_dir(job: Job, row: Row, store: BlockStore) -> Dir:
                 "cpu_s": ended.cpu_ms / 1000,
                 "rss_bytes": ended.rss_bytes,
                 "cached": not row.state.node,
+                **{key: int(ended.ext[key]) for key in ("work", "resumed_at") if key in ended.ext},
+                "root": ended.ext.get("root"),
             }
         return lines(pairs)
 

@@ -46,6 +46,7 @@ class Beat(NamedTuple):
     memory_total: int = 0
     foreign: float = 0.0
     platform: str = ""
+    engine: str = ""
     machine: str = ""
     declined: str = ""
 
@@ -115,6 +116,7 @@ class Member:
             declined=beat.declined,
             mb_per_s=DEFAULT_TRANSFER_MB_S,
             ahead=ahead,
+            engine=beat.engine,
         )
 
     # ---- life

@@ -37,6 +37,7 @@ class Offer(NamedTuple):
     declined: str = ""
     mb_per_s: float = DEFAULT_TRANSFER_MB_S
     ahead: int = 0
+    engine: str = ""
 
 
 class Need(NamedTuple):
@@ -97,6 +98,10 @@ def _willing(need: Need, offer: Offer, machines: Machines) -> str | None:
 def _able(need: Need, offer: Offer, machines: Machines) -> str | None:
     if need.platform is None or need.platform == offer.platform:
         return None
+    if need.platform.startswith("wasm:"):
+        if need.platform == offer.engine:
+            return None
+        return f"the task is for engine {need.platform[5:]}, this machine has {offer.engine[5:] or 'none'}"
     return f"the program is built for {need.platform}, this machine is {offer.platform}"
 
 

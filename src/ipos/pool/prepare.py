@@ -10,16 +10,18 @@ from pathlib import Path
 
 from ipos.pool import data, estimate
 from ipos.pool import task as t
+from ipos.pool.image import python_image
 from ipos.pool.jobs import Job, Row
 from ipos.pool.journal import Journal, Offload
 from ipos.pool.native.environment import resolve
-from ipos.pool.records import Limits, Result, Task
+from ipos.pool.records import EngineRun, Limits, Result, Task
 from ipos.pool.spec import JobSpec
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
+from ipos.vm.version import platform as platform_of_engine
 from ipos.wire.errors import Refused
-from ipos.wire.record import decode
+from ipos.wire.record import Record, decode
 
 Known = dict[int, tuple[bytes, Result]]
 ELF = b"\x7fELF"
@@ -55,25 +57,46 @@ def check_program(path: Path) -> str:
 
 
 async def prepare(
-    job: Job, *, store: BlockStore, journal: Journal, offload: Offload, names: set[str], say: Callable[[str], None]
+    job: Job,
+    *,
+    store: BlockStore,
+    journal: Journal,
+    offload: Offload,
+    names: set[str],
+    images: Path,
+    say: Callable[[str], None],
 ) -> tuple[list[Row], Known]:
     """The job's tasks in input order, and those whose result is known. `Refused` says what stands in the way."""
     spec = job.spec
     if unknown := [name for name in spec.nodes if name not in names]:
         raise Refused(f"no machine of this pool is called {unknown[0]}; there are {', '.join(sorted(names))}")
     path = Path(spec.program)
-    built_for = await offload(lambda: check_program(path))
+    built_for = platform_of_engine() if spec.wasm is not None else await offload(lambda: check_program(path))
     if spec.out is not None:
         out = spec.out
         await offload(lambda: check_out(out))
-    if path.suffix == ".py":
+    script: Path | None = None
+    environment: Record | None
+    if spec.wasm is not None:
+        if spec.with_:
+            raise Refused(
+                "--with adds packages to native Python; in the engine there is only the standard library so far"
+            )
+        if path.suffix == ".py":
+            script, path = path, await python_image(images, say)
+        wasm = spec.wasm
+        environment = EngineRun(
+            engine=built_for[5:], env=wasm.env, seed=wasm.seed, memory_bytes=wasm.memory_bytes, work=wasm.work,
+            mark_every=wasm.mark_every,
+        )  # fmt: skip
+    elif path.suffix == ".py":
         environment = await resolve(path, spec.with_, say)
     elif spec.with_:
         raise Refused(f"--with adds Python packages, {path.name} is not a .py script")
     else:
         environment = None
     say("reading inputs")
-    rows = await offload(lambda: _read(job, spec, path, built_for, environment, store))
+    rows = await offload(lambda: _read(job, spec, path, built_for, environment, store, script))
     job.times = journal.times(rows[0].task.program) if rows else job.times
     known: Known = {}
     if not spec.fresh:
@@ -85,7 +108,15 @@ async def prepare(
     return rows, known
 
 
-def _read(job: Job, spec: JobSpec, path: Path, built_for: str, environment: object, store: BlockStore) -> list[Row]:
+def _read(
+    job: Job,
+    spec: JobSpec,
+    path: Path,
+    built_for: str,
+    environment: Record | None,
+    store: BlockStore,
+    script: Path | None,
+) -> list[Row]:
     """In a thread: files become content of the store."""
     program, _ = unixfs.add_file(store, path)
     env: bytes | None = None
@@ -95,6 +126,8 @@ def _read(job: Job, spec: JobSpec, path: Path, built_for: str, environment: obje
     limits = Limits(output_bytes=spec.output_bytes, memory_bytes=spec.memory_bytes, wall_ms=round(spec.wall_s * 1000))
 
     def task(args: tuple[str, ...], stdin: bytes | None, files: dict[str, bytes]) -> Task:
+        if script is not None:
+            args, files = (script.name, *args), {**files, script.name: content(str(script))}
         return Task(
             program=program, name=path.name, args=args, environment=env, stdin=stdin, files=files,
             platform=built_for, limits=limits,

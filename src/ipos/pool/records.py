@@ -35,10 +35,23 @@ class Task(Record, frozen=True, kw_only=True):
     limits: Limits = Limits()
 
 
+class EngineRun(Record, frozen=True, kw_only=True):
+    """What a task of the engine has in the place of an Environment; its platform is `wasm:<engine>`. Bytes, units of work, `seed` as
+    64 hexadecimal digits. The task's `files` are the program's input root."""
+
+    v: int = 1
+    engine: str
+    env: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    seed: str = "00" * 32
+    memory_bytes: int = limits.engine_memory_bytes
+    work: int = 0
+    mark_every: int = limits.mark_every
+
+
 class Result(Record, frozen=True, kw_only=True):
     """What a task came to. `exit` is the program's status, -N if signal N ended it.
 
-    `killed`: the sentence of the limit that ended it, or ""; `dir`: the files it left in its directory, None if it left none. Only
+    A task of the engine has `work` (units), `root` and `resumed_at` (work of the save it went on from) in `ext`. `killed`: the sentence of the limit that ended it, or ""; `dir`: the files it left in its directory, None if it left none. Only
     `task`, `exit`, `stdout`, `stderr` and `dir` say what was computed; the rest is measured and differs from run to run.
     """
 

@@ -18,6 +18,16 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str
 
 
+class Wasm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a job in the engine says besides. Bytes, units of work; `seed`: 64 hexadecimal digits."""
+
+    memory_bytes: int = limits.engine_memory_bytes
+    work: int = 0
+    mark_every: int = limits.mark_every
+    seed: str = "00" * 32
+    env: dict[str, str] = {}
+
+
 class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"with_": "with"}):
     """A job of native tasks: `program` once for each of `over`, or once if `over` is None (`ipos run`).
 
@@ -39,6 +49,7 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"
     retries: int = 0
     fresh: bool = False
     grace_s: float = limits.grace_s
+    wasm: Wasm | None = None
 
     @property
     def by_argument(self) -> bool:
@@ -60,6 +71,8 @@ def parse(data: bytes) -> JobSpec:
         raise Refused(f"the arguments are longer than {limits.args_bytes} bytes")
     if min(spec.output_bytes, spec.memory_bytes, spec.wall_s, spec.retries) < 0:
         raise Refused("a limit cannot be negative")
+    if spec.wasm is not None:
+        _check_wasm(spec.wasm)
     if spec.over is not None:
         if not spec.over:
             raise Refused("no input files match: a job needs at least one")
@@ -77,3 +90,14 @@ def parse(data: bytes) -> JobSpec:
                 f"two inputs are called {name} ({paths[0]} and {paths[1]}): their outputs would overwrite each other"
             )
     return spec
+
+
+def _check_wasm(wasm: Wasm) -> None:
+    if not limits.MiB <= wasm.memory_bytes <= limits.engine_memory_most_bytes:
+        raise Refused(
+            f"a program in the engine can have 1 MiB to {limits.engine_memory_most_bytes >> 30} GiB of memory, not {wasm.memory_bytes} bytes"
+        )
+    if wasm.work < 0 or wasm.mark_every < limits.mark_every_least:
+        raise Refused(f"marks lie at least {limits.mark_every_least} units of work apart, and work cannot be negative")
+    if len(wasm.seed) != 64 or set(wasm.seed) - set("0123456789abcdef"):
+        raise Refused(f"a seed is 64 hexadecimal digits, not {wasm.seed[:80]!r}")

@@ -26,6 +26,7 @@ from wasmtime import (
 )
 
 from ipos.vm.instrument import instrument
+from ipos.vm.version import version
 from ipos.wire.errors import Refused
 
 WASM_STACK_BYTES: Final = 128 << 20  # the pass admits 32 + 8 MiB of frames; machine frames are up to three times that
@@ -33,13 +34,6 @@ THREAD_STACK_BYTES: Final = 512 << 20  # of the thread that runs it
 COMPILE_MEMORY_BYTES: Final = 6 << 30  # address space, most of it reserved and never touched
 COMPILE_CPU_S: Final = 180
 MAC_BYTES: Final = 32
-
-
-@cache
-def version() -> str:
-    """The engine version, part of a task's identity: a hash of the pass (so of its weights) and of the WASI."""
-    both = b"".join(blake3((files("ipos.vm") / name).read_bytes()).digest() for name in ("ipinst.wasm", "ipwasi.wasm"))
-    return blake3(both).hexdigest()[:16]
 
 
 @cache
@@ -55,12 +49,6 @@ def engine() -> wasmtime.Engine:
     )  # must exceed the next, or it aborts
     config.max_wasm_stack = WASM_STACK_BYTES
     return wasmtime.Engine(config)
-
-
-def cache_root() -> Path:
-    """Compiled code of this user, shared by all his homes: six nodes on one PC compile CPython once."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "ipos" / "compiled"
 
 
 def _key(root: Path) -> bytes:
@@ -79,10 +67,9 @@ def _key(root: Path) -> bytes:
     return path.read_bytes()
 
 
-def compiled(program: bytes, root: Path | None = None) -> wasmtime.Module:
-    """The instrumented program, ready to instantiate; from the cache if this user has it. `Refused`: not admitted, or its limits were
+def compiled(program: bytes, root: Path) -> wasmtime.Module:
+    """The instrumented program, ready to instantiate; from the cache in `root` if it is there. `Refused`: not admitted, or its limits were
     exceeded while it was compiled."""
-    root = root or cache_root()
     key = _key(root)
     name = blake3(program + version().encode() + metadata.version("wasmtime").encode()).hexdigest()
     path = root / name

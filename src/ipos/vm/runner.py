@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import wasmtime
 from blake3 import blake3
 
-from ipos.vm import engine, root
+from ipos.vm import root
 from ipos.vm.host import Fault, FileHost
 from ipos.vm.instance import Instance, Parts, TooDeep
 from ipos.vm.save import Head, Saves
+from ipos.vm.version import version
 from ipos.vm.wasi.boot import Boot
 from ipos.wire.errors import BadRecord
 
@@ -102,8 +102,8 @@ class Runner:
         head = saves.head()
         if head is None:
             raise BadRecord("save", "there is none")
-        if head.engine != engine.version():
-            raise BadRecord("save", f"made by engine {head.engine}, this is {engine.version()}")
+        if head.engine != version():
+            raise BadRecord("save", f"made by engine {head.engine}, this is {version()}")
         if head.task != spec.task:
             raise BadRecord("save", f"of task {head.task}, not of {spec.task}")
         parts = saves.parts(head)
@@ -120,6 +120,11 @@ class Runner:
 
     def close(self) -> None:
         self._instance.close()
+
+    @property
+    def state(self) -> Instance:
+        """For what reads the files it made (`wasi.output`); not while it runs."""
+        return self._instance
 
     @property
     def work(self) -> int:
@@ -179,7 +184,7 @@ class Runner:
         """Bytes written. The program goes on, here or wherever the save is."""
         header, hashes, parts = self._state()
         head = Head(
-            engine=engine.version(), task=self.spec.task, export=self._export, work=header.work, lengths=header.lengths,
+            engine=version(), task=self.spec.task, export=self._export, work=header.work, lengths=header.lengths,
             stdout=header.stdout, stderr=header.stderr, written=self._instance.written(), marks=self.marks,
             leaves=b"".join(hashes), root=root.root(header, hashes),
         )  # fmt: skip
@@ -193,8 +198,3 @@ def _word(trap: BaseException) -> str:
     if code.name == "STACK_OVERFLOW":
         raise Fault("the program's machine frames were larger than this node's stack")
     return code.name.lower().replace("_", " ")
-
-
-def load(program: bytes, cache: Path | None = None) -> wasmtime.Module:
-    """`engine.compiled`."""
-    return engine.compiled(program, cache)

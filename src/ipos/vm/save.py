@@ -48,7 +48,7 @@ class Saves:
     """The one save of one task, replaced again and again. `sync=False`: for tests of other things."""
 
     def __init__(self, directory: Path, sync: bool = True) -> None:
-        self._path = directory
+        self.path = directory
         self._sync = sync
         self._at: dict[bytes, tuple[int, int]] = {}
         directory.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ class Saves:
         self._pack = zstandard.ZstdCompressor(level=1)
 
     def _open(self) -> BinaryIO:
-        return open(self._path / "leaves", "a+b")  # closed by `close`
+        return open(self.path / "leaves", "a+b")  # closed by `close`
 
     def close(self) -> None:
         self._file.close()
@@ -94,16 +94,16 @@ class Saves:
             self._file.write(b"".join(chunks))
             self._flush(self._file)
             body = msgspec.msgpack.encode(head)
-            new = self._path / "head.new"
+            new = self.path / "head.new"
             with open(new, "wb") as stream:
                 stream.write(body)
                 self._flush(stream)
-            new.rename(self._path / "head")
+            new.rename(self.path / "head")
         except OSError as error:
             self._file = self._open()
             self._at.clear()
             self._size = self._scan()
-            raise Refused(f"the save cannot be written to {self._path}: {os.strerror(error.errno or 0)}") from None
+            raise Refused(f"the save cannot be written to {self.path}: {os.strerror(error.errno or 0)}") from None
         return self._size - begin + len(body)
 
     def _flush(self, stream: BinaryIO) -> None:
@@ -116,14 +116,14 @@ class Saves:
         head = self.head()
         if head is not None:
             alive |= {head.leaves[i : i + 32] for i in range(0, len(head.leaves), 32)}
-        new = self._path / "leaves.new"
+        new = self.path / "leaves.new"
         with open(new, "wb") as stream:
             for name in alive & self._at.keys():
                 body = self._raw(name)
                 stream.write(RECORD.pack(name, len(body)) + body)
             stream.flush()
             os.fsync(stream.fileno())
-        new.rename(self._path / "leaves")
+        new.rename(self.path / "leaves")
         self._file.close()
         self._file = self._open()
         self._at.clear()
@@ -137,7 +137,7 @@ class Saves:
     def head(self) -> Head | None:
         """The newest save's head; None if there is none yet. `BadRecord` if it is damaged."""
         try:
-            body = (self._path / "head").read_bytes()
+            body = (self.path / "head").read_bytes()
         except FileNotFoundError:
             return None
         if len(body) > HEAD_BYTES:

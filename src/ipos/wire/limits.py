@@ -52,3 +52,11 @@ outage_s = 10.0  # how long what needs the network waits for a restart of the ne
 events_waiting = 4096
 link_frame_bytes = 4 * MiB
 fetch_cids = 16_384  # CIDs in one request to the network process; a longer list is cut into several
+
+# the engine
+engine_memory_bytes = 256 * MiB  # of a program that asks for nothing else
+engine_memory_most_bytes = 4 * GiB
+mark_every = 1_000_000_000  # units of work between marks
+mark_every_least = 1_000_000
+save_every_s = 5.0
+image_bytes = 26_267_204  # of the CPython image

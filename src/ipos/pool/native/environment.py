@@ -125,6 +125,13 @@ def _bare(requirements: str) -> str:
     )
 
 
+async def installed(package: str, target: Path) -> None:
+    """The files of one package, without what it depends on, under `target`."""
+    code, _, err = await _uv(["pip", "install", "--quiet", "--no-deps", "--target", str(target), package])
+    if code:
+        raise Refused(f"{package} cannot be fetched: {_sentence(err)}")
+
+
 class Builds:
     """The environments of one home."""
 

@@ -15,15 +15,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ipos.pool.execute import Ran
 from ipos.pool.native.environment import Builds, Environment
-from ipos.pool.records import Task
+from ipos.pool.records import EngineRun, Task
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
+from ipos.vm.plan import USED_UP, Plan, Report
+from ipos.vm.version import cache_root
+from ipos.wire import limits
 from ipos.wire.clock import Clock
 from ipos.wire.errors import Refused
-from ipos.wire.record import decode
+from ipos.wire.record import decode, encode
 
 log = logging.getLogger("ipos.native")
 
@@ -34,6 +39,10 @@ ONE_CORE = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEX
 def base_python() -> str:
     """The interpreter of scripts that declare no environment: the one that the node's own environment was made from."""
     return os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
+
+
+def in_engine(task: Task) -> bool:
+    return task.platform.startswith("wasm:")
 
 
 class NativeRun:
@@ -76,6 +85,15 @@ class NativeRun:
             limit and code != 0 and max(sizes) >= limit
         ):  # Python ignores the signal and fails
             killed = f"wrote more than {limit / (1 << 20):g} MiB to one file (allow more with --max-output)"
+        ext: tuple[tuple[str, str], ...] = ()
+        if in_engine(self.task):
+            report = self._report(code)
+            if report.fault:
+                return Ran(fault=report.fault)
+            if not report.killed.startswith(USED_UP):
+                self._executor.forget(self.task)
+            code, killed = report.exit, report.killed or killed
+            ext = ("work", str(report.work)), ("root", report.root), ("resumed_at", str(report.resumed_at))
         try:
             stdout, _ = unixfs.add_file(store, self.directory / "stdout")
             stderr, _ = unixfs.add_file(store, self.directory / "stderr")
@@ -83,7 +101,16 @@ class NativeRun:
             directory = unixfs.add_dir(store, self.directory / "cwd") if left else None
         except OSError as error:
             return Ran(fault=f"its output cannot be stored: {error}")
-        return Ran(code, killed, stdout, stderr, directory, event["cpu_s"], wall, event["rss"])
+        return Ran(code, killed, stdout, stderr, directory, event["cpu_s"], wall, event["rss"], ext=ext)
+
+    def _report(self, code: int) -> Report:
+        """What the engine's worker says it came to."""
+        try:
+            return msgspec.json.decode((self.directory / "report.json").read_bytes(), type=Report)
+        except (OSError, msgspec.DecodeError):
+            last = (self.directory / "stderr").read_bytes()[-400:].decode(errors="replace").strip().splitlines()
+            how = f"signal {-code}" if code < 0 else f"status {code}"
+            return Report(fault=f"the engine's worker ended with {how}" + (f": {last[-1]}" if last else ""))
 
     def _left(self) -> bool:
         """Whether the task made files; its inputs are taken away first."""
@@ -208,6 +235,11 @@ class NativeExecutor:
             except OSError as error:
                 raise Refused(f"the task's files cannot be laid out here: {error}") from None
 
+        if in_engine(task):
+            try:
+                await asyncio.to_thread(self._plan, key, task)
+            except OSError as error:
+                raise Refused(f"the task's files cannot be laid out here: {error}") from None
         self.send(op="park", **self._command(key, task))
 
     def _program(self, task: Task) -> Path:
@@ -224,20 +256,50 @@ class NativeExecutor:
         return run
 
     def _command(self, key: str, task: Task) -> dict[str, Any]:
-        python, directory, limits = self._pythons[key], self._home / "work" / key, task.limits
+        python, directory = self._pythons[key], self._home / "work" / key
+        most = task.limits
         rlimits = {"core": 0}
-        if limits.output_bytes:
-            rlimits["fsize"] = limits.output_bytes
-        if limits.memory_bytes:
-            rlimits["as"] = limits.memory_bytes
+        argv = [*python, str(self._program(task)), *task.args]
+        if in_engine(task):
+            argv = [*python, "-I", "-m", "ipos.vm.worker", str(directory / "plan.json")]
+        elif most.output_bytes:
+            rlimits["fsize"] = most.output_bytes
+        if most.memory_bytes and not in_engine(task):
+            rlimits["as"] = most.memory_bytes
         return {
-            "key": key, "argv": [*python, str(self._program(task)), *task.args], "cwd": str(directory / "cwd"),
+            "key": key, "argv": argv, "cwd": str(directory / "cwd"),
             "stdin": str(directory / "stdin") if task.stdin is not None else "",
             "stdout": str(directory / "stdout"), "stderr": str(directory / "stderr"),
             "rlimits": rlimits, "env": self._variables(key, directory, python),
         }  # fmt: skip
 
+    def _saves(self, task: Task) -> Path:
+        """Of a task of the engine; outlives the run and the node."""
+        return self._home / "env" / "saves" / c.text(c.of_dag_cbor(encode(task)))
+
+    def forget(self, task: Task) -> None:
+        """It is over: its saves are of no use any more."""
+        shutil.rmtree(self._saves(task), ignore_errors=True)
+
+    def _plan(self, key: str, task: Task) -> str:
+        """Of a task of the engine: everything its worker needs to know, in a file."""
+        directory = self._home / "work" / key
+        run = decode(EngineRun, self.store.get(task.environment or b""))
+        saves = self._saves(task)
+        saves.mkdir(parents=True, exist_ok=True)
+        plan = Plan(
+            task=saves.name, program=str(self._program(task)), args=(task.name, *task.args), env=run.env, seed=run.seed,
+            cwd=str(directory / "cwd"), saves=str(saves), report=str(directory / "report.json"), cache=str(cache_root()),
+            memory_bytes=run.memory_bytes, output_bytes=task.limits.output_bytes or limits.output_bytes, work=run.work,
+            mark_every=run.mark_every, every_s=limits.save_every_s,
+        )  # fmt: skip
+        path = directory / "plan.json"
+        path.write_bytes(msgspec.json.encode(plan))
+        return str(path)
+
     async def _python(self, task: Task, say: Callable[[str], None]) -> list[str]:
+        if in_engine(task):
+            return [sys.executable]
         if not task.name.endswith(".py"):
             return []
         if task.environment is None:

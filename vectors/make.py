@@ -21,7 +21,7 @@ from ipos.identity.machines import Machine
 from ipos.identity.secret import Secret
 from ipos.net import codes, join
 from ipos.pool.native.environment import Environment
-from ipos.pool.records import Deal, Limits, Result, Task
+from ipos.pool.records import Deal, EngineRun, Limits, Result, Task
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import MemoryStore
@@ -190,7 +190,10 @@ def examples() -> list[Record]:
     deal = Deal(id="7.0.1", job="7", epoch=1, grace_ms=15_000, task=tasks[0], fresh=False)
     lst = account_list()
     attic = lst.machines[1]
+    engine = EngineRun(engine="0011223344556677", env={"LANG": "C"}, seed="ab" * 32, work=100_000_000_000)
     return [
+        EngineRun(engine="0011223344556677"), engine,
+        msgspec.structs.replace(result, ext={"root": "cd" * 32, "work": "2748049480", "resumed_at": "0"}),
         Limits(), Limits(output_bytes=0, memory_bytes=(1 << 63) - 1, wall_ms=23), environment, *tasks, result, killed,
         deal, msgspec.structs.replace(deal, fresh=True, blocks=(b"print(input().upper())\n", b"")),
         attic, machines.MachineList(account=lst.account, version=1, machines=()), lst,

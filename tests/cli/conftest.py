@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
@@ -12,9 +13,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ class Machine:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "IPOS_HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.home.parent / "run")}
+        own = {"IPOS_HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.home.parent / "run")}
+        return {**os.environ, **own, "PYTHONUNBUFFERED": ""}  # as a person has it
 
     def run(
         self, *arguments: str, timeout: float = 60, stdin: str | None = None, **env: str
@@ -109,8 +112,14 @@ class Terminal:
     def answer(self, words: str) -> None:
         os.write(self._in, words.encode() + b"\n")
 
+    def taken(self) -> None:
+        """Wait until it has read all that it was answered."""
+        unread = bytearray(4)
+        wait_for("the reading", lambda: not fcntl.ioctl(self._in, termios.FIONREAD, unread) and not any(unread))
+
     def interrupt(self) -> None:
-        self.process.send_signal(signal.SIGINT)
+        """Ctrl-C, as a terminal sends it: to all that the command has started and not sent away."""
+        os.killpg(self.process.pid, signal.SIGINT)
 
     def ends(self, timeout: float = 20) -> int:
         """Its exit status."""
@@ -146,9 +155,9 @@ def wait_for(what: str, condition: Callable[[], object], timeout: float = 20.0) 
         time.sleep(0.02)
 
 
-@pytest.fixture
-def machines() -> Iterator[Callable[[str], Machine]]:
-    """`machines("desk")`: a node that is up."""
+@contextmanager
+def several() -> Iterator[Callable[..., Machine]]:
+    """Makes nodes, and ends them."""
     scratch = Path(tempfile.mkdtemp(prefix="ipt"))
     (scratch / "run").mkdir(mode=0o700)
     made: list[Machine] = []
@@ -160,10 +169,19 @@ def machines() -> Iterator[Callable[[str], Machine]]:
             machine.ok("up", "--name", name, "--listen", "local", "--cores", "1")
         return machine
 
-    yield make
-    for machine in made:
-        machine.run("down")
-    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        yield make
+    finally:
+        for machine in made:
+            machine.run("down")
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@pytest.fixture
+def machines() -> Iterator[Callable[..., Machine]]:
+    """`machines("desk")`: a node that is up."""
+    with several() as make:
+        yield make
 
 
 def join(inviter: Machine, *others: Machine) -> None:

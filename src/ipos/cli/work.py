@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from ipos.cli import stdin
@@ -86,10 +85,11 @@ async def hand_in(client: Client, spec: bytes) -> int:
 
 
 class Progress:
-    """One line on a terminal's stderr; silent elsewhere."""
+    """One line on a terminal's stderr; silent elsewhere. `counts`: how many tasks of how many, besides what is being prepared."""
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, counts: bool) -> None:
         self.on = sys.stderr.isatty() and not quiet
+        self.counts = counts
         self.began = time.monotonic()
         self.total = self.done = self.failed = self.moved = 0
         self.says = ""
@@ -102,7 +102,7 @@ class Progress:
         left = (
             f", about {passed / self.done * (self.total - self.done):.0f} s left" if 0 < self.done < self.total else ""
         )
-        words = f"{self.done}/{self.total} done on {len(self.nodes)} nodes{left}" if self.total else ""
+        words = f"{self.done}/{self.total} done on {len(self.nodes)} nodes{left}" if self.total and self.counts else ""
         words += (f", {self.failed} failed" if self.failed else "") + (f", {self.moved} moved" if self.moved else "")
         words += f"  {self.says}" if self.says else ""
         sys.stderr.write("\r\x1b[K" + words[:110])
@@ -117,10 +117,10 @@ class Progress:
 class Follower:
     """Follows one job's events to its end, over restarts of the node."""
 
-    def __init__(self, job: int, arguments: Arguments, print_outputs: bool) -> None:
+    def __init__(self, job: int, arguments: Arguments, print_outputs: bool, counts: bool = True) -> None:
         self.job = job
         self.json: bool = arguments.json
-        self.progress = Progress(arguments.json)
+        self.progress = Progress(arguments.json, counts)
         self.print_outputs = print_outputs
         self.states: dict[int, dict[str, Any]] = {}
         self.printed = 0
@@ -170,6 +170,7 @@ class Follower:
                     progress.done = sum(s["state"] in ("done", "failed", "given-up") for s in self.states.values())
                     progress.failed = sum(s["state"] in ("failed", "given-up") for s in self.states.values())
                     progress.nodes.add(event.get("node", ""))
+                    progress.says = ""
                     if self.json:
                         print(json.dumps(event), flush=True)
                     await self._outputs(client)
@@ -178,7 +179,8 @@ class Follower:
                 if self.json:
                     print(json.dumps(event), flush=True)
             case "says":
-                progress.says = event["text"] if event["i"] is None else progress.says
+                node = self.states.get(event["i"], {}).get("node")
+                progress.says = f"{node}: {event['text']}" if node else event["text"]
             case "end":
                 self.end = event
             case _:
@@ -248,17 +250,23 @@ async def finish(client: Client, follower: Follower, end: dict[str, Any]) -> int
     return 0 if end["done"] == end["total"] and not end.get("trouble") else 1
 
 
-async def follow(client: Client, job: int, arguments: Arguments, print_outputs: bool) -> int:
-    follower = Follower(job, arguments, print_outputs)
+async def to_the_end(client: Client, follower: Follower) -> dict[str, Any]:
+    """The job's last status; Ctrl-C leaves it alone, and says how to come back."""
     try:
-        end = await follower.follow(client)
+        return await follower.follow(client)
     except asyncio.CancelledError:
         follower.progress.clear()
+        job = follower.job
         print(
             f"ipos: detached; job {job} goes on: ipos wait {job} follows it, ipos cancel {job} stops it",
             file=sys.stderr,
         )
         raise
+
+
+async def follow(client: Client, job: int, arguments: Arguments, print_outputs: bool) -> int:
+    follower = Follower(job, arguments, print_outputs)
+    end = await to_the_end(client, follower)
     fresh = client if client.lost is None else await connect_unix(Home().socket)
     return await finish(fresh, follower, end)
 
@@ -280,26 +288,35 @@ async def map_(arguments: Arguments) -> int:
 
 
 async def run(arguments: Arguments) -> int:
-    with tempfile.TemporaryDirectory(prefix="ipos-") as scratch:
-        handed = None
-        if not sys.stdin.isatty():
-            body = await stdin.read()
-            if body:
-                handed = os.path.join(scratch, "stdin")
-                Path(handed).write_bytes(body)
-        async with node() as client:
+    body = b"" if sys.stdin.isatty() else await stdin.read()
+    async with node() as client:
+        handed = leave(body) if body else None
+        try:
             job = await hand_in(client, spec_of(arguments, None, list(arguments.arguments), None, handed))
-            if arguments.detach:
-                print(json.dumps({"job": job}) if arguments.json else job)
-                return 0
-            follower = Follower(job, argparse.Namespace(json=False), False)
-            follower.progress.on = False
-            try:
-                end = await follower.follow(client)
-            except asyncio.CancelledError:
-                print(f"ipos: detached; job {job} goes on: ipos wait {job} follows it", file=sys.stderr)
-                raise
-            return await _ran(client, job, follower, end, arguments)
+        except OSError:
+            if handed is not None:
+                os.unlink(handed)
+            raise
+        if arguments.detach:
+            print(json.dumps({"job": job}) if arguments.json else job)
+            return 0
+        follower = Follower(job, argparse.Namespace(json=False), print_outputs=False, counts=False)
+        follower.progress.on &= not arguments.json
+        end = await to_the_end(client, follower)
+        return await _ran(client, job, follower, end, arguments)
+
+
+def leave(body: bytes) -> str:
+    """A file for the node, which outlives this command: the job may go on without it."""
+    directory = Home().handed
+    fd, path = tempfile.mkstemp(dir=directory)
+    try:
+        with open(fd, "wb") as out:
+            out.write(body)
+    except OSError as error:
+        os.unlink(path)
+        raise Refused(f"the standard input cannot be kept in {directory}: {error.strerror}") from None
+    return path
 
 
 async def _ran(client: Client, job: int, follower: Follower, end: dict[str, Any], arguments: Arguments) -> int:

@@ -58,5 +58,5 @@ engine_memory_bytes = 256 * MiB  # of a program that asks for nothing else
 engine_memory_most_bytes = 4 * GiB
 mark_every = 1_000_000_000  # units of work between marks
 mark_every_least = 1_000_000
-save_every_s = 5.0
+save_every_s = 2.0
 image_bytes = 26_267_204  # of the CPython image

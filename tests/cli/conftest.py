@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +30,16 @@ class Machine:
         self.home = home
         self.inside = inside
 
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "IPOS_HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.home.parent / "run")}
+
     def run(
         self, *arguments: str, timeout: float = 60, stdin: str | None = None, **env: str
     ) -> subprocess.CompletedProcess[str]:
-        environment = {
-            **os.environ,
-            "IPOS_HOME": str(self.home),
-            "XDG_RUNTIME_DIR": str(self.home.parent / "run"),
-            **env,
-        }
         return subprocess.run(
             [*self.inside, str(IPOS), *arguments],
-            env=environment,
+            env={**self.environment, **env},
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -64,6 +67,76 @@ class Machine:
 
     def pid(self, key: str = "pid") -> int:
         return int(self.json("status")[key])
+
+
+class Terminal:
+    """A command that runs on a terminal, or (`plain`) with pipes for input and output; `says` waits for its words."""
+
+    def __init__(self, machine: Machine, *arguments: str, plain: bool = False) -> None:
+        self.text = ""
+        self._seen = 0
+        if plain:
+            (theirs_in, self._in), (self._out, theirs_out) = os.pipe(), os.pipe()
+        else:
+            self._out, theirs_out = pty.openpty()
+            self._in, theirs_in = os.dup(self._out), os.dup(theirs_out)
+        self.process = subprocess.Popen(
+            [*machine.inside, str(IPOS), *arguments], env=machine.environment, cwd=machine.home.parent,
+            stdin=theirs_in, stdout=theirs_out, stderr=theirs_out, start_new_session=True,
+        )  # fmt: skip
+        os.close(theirs_in)
+        os.close(theirs_out)
+
+    def _more(self, timeout: float) -> bool:
+        """Whether there was something; False at the end."""
+        ready, _, _ = select.select([self._out], [], [], timeout)
+        assert ready, f"nothing more within {timeout:.0f} s: {self.text}"
+        try:
+            data = os.read(self._out, 1 << 16)
+        except OSError:  # what a terminal gives when its last program has gone
+            data = b""
+        self.text += data.decode(errors="replace")
+        return bool(data)
+
+    def says(self, pattern: str, timeout: float = 20) -> str:
+        """Wait for it, after what it said before; its group, or all of it."""
+        deadline = time.monotonic() + timeout
+        while (found := re.compile(pattern).search(self.text, self._seen)) is None:
+            assert self._more(max(0, deadline - time.monotonic())), f"it ended without {pattern!r}: {self.text}"
+        self._seen = found.end()
+        return found[found.lastindex or 0]
+
+    def answer(self, words: str) -> None:
+        os.write(self._in, words.encode() + b"\n")
+
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def ends(self, timeout: float = 20) -> int:
+        """Its exit status."""
+        deadline = time.monotonic() + timeout
+        while self._more(max(0, deadline - time.monotonic())):
+            pass
+        return self.process.wait(timeout)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._in)
+        os.close(self._out)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Callable[..., Terminal]]:
+    """`terminal(machine, "join", code)`: the command, on a terminal."""
+    with ExitStack() as stack:
+
+        def make(machine: Machine, *arguments: str, plain: bool = False) -> Terminal:
+            made = Terminal(machine, *arguments, plain=plain)
+            stack.callback(made.close)
+            return made
+
+        yield make
 
 
 def wait_for(what: str, condition: Callable[[], object], timeout: float = 20.0) -> None:

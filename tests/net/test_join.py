@@ -68,9 +68,9 @@ class Meeting:
 def test_they_join_and_show_the_same_words(tmp_path: Path) -> None:
     meeting = Meeting(tmp_path).run()
     assert meeting.adopted()
-    words = [step.words for _, step in meeting.told if isinstance(step, join.Ask)]
-    assert len(words) == 2
-    assert words[0] == words[1]
+    words = [(to, step.words) for to, step in meeting.told if isinstance(step, join.Ask | join.Show)]
+    assert [to for to, _ in words] == ["inviter", "joiner", "inviter"]
+    assert len({shown for _, shown in words}) == 1
     assert meeting.invites == {}
 
 
@@ -96,7 +96,7 @@ def test_a_man_in_the_middle_fails(tmp_path: Path) -> None:
 def test_no_means_no(tmp_path: Path) -> None:
     meeting = Meeting(tmp_path, yes=False).run()
     assert not meeting.adopted()
-    assert "the owner of the other machine said no" in meeting.failures()
+    assert "the owner of the inviting machine said no" in meeting.failures()
 
 
 def test_a_member_of_a_pool_cannot_join(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from ipos.cli.connect import begin, node
+from ipos.cli.stdin import ask
 from ipos.node.home import Home
 from ipos.tree.ninep.client import Client, connect_unix
 from ipos.wire.errors import Gone, Refused
@@ -21,7 +22,7 @@ Arguments = argparse.Namespace
 
 
 def show(arguments: Arguments, value: object, words: str) -> None:
-    print(json.dumps(value) if arguments.json else words)
+    print(json.dumps(value) if arguments.json else words, flush=True)
 
 
 def typed(value: str) -> object:
@@ -89,11 +90,6 @@ async def status(arguments: Arguments) -> int:
     return 0
 
 
-async def ask(question: str) -> bool:
-    answer = await asyncio.to_thread(input, question + " [y/N] ")
-    return answer.strip().lower() in ("y", "yes")
-
-
 async def invite(arguments: Arguments) -> int:
     async with node(own=False) as client:
         at_once = arguments.yes or arguments.json
@@ -107,20 +103,28 @@ async def invite(arguments: Arguments) -> int:
             )
             if at_once:
                 return 0
-            print(_qr(made["qr"]) + made["qr"])
+            print(_qr(made["qr"]) + made["qr"], flush=True)
             number = int(made["code"].split("-")[0])
             async for line in events.lines():
                 event = json.loads(line)
                 if event.get("number") != number:
                     continue
-                if event["event"] == "ask":
-                    yes = await ask(f"{event['machine']} shows two words. Are they '{event['words']}'?")
-                    await client.write("/pool/ctl", f"{'confirm' if yes else 'deny'} {number}".encode())
-                elif event["event"] == "joined":
-                    print(f"{event['machine']} has joined")
-                    return 0
-                elif event["event"] == "failed":
-                    raise Refused(event["reason"])
+                match event["event"]:
+                    case "words":
+                        print(f"a machine has the code; it must show the words '{event['words']}'", flush=True)
+                    case "ask":
+                        yes = False
+                        try:
+                            yes = await ask(f"{event['machine']} wants to join. Does it show '{event['words']}'?")
+                        finally:  # Ctrl-C is a no
+                            await client.write("/pool/ctl", f"{'confirm' if yes else 'deny'} {number}".encode())
+                    case "joined":
+                        print(f"{event['machine']} has joined")
+                        return 0
+                    case "failed":
+                        raise Refused(event["reason"])
+                    case _:
+                        pass
     return 1
 
 
@@ -138,9 +142,18 @@ async def join(arguments: Arguments) -> int:
     async with node(own=False) as client, client.open("/pool/join", os.O_RDWR) as file:
         await file.write_at(0, " ".join(arguments.code).encode())
         begun = json.loads(await file.read_at(0, 1 << 16))
-        yes = arguments.yes or await ask(f"The other machine shows two words. Are they '{begun['words']}'?")
-        await file.write_at(0, f"{'yes' if yes else 'no'} {begun['id']}".encode())
-        done = json.loads(await file.read_at(0, 1 << 16))
+
+        async def answer(word: str) -> bytes:
+            await file.write_at(0, f"{word} {begun['id']}".encode())
+            return await file.read_at(0, 1 << 16)
+
+        try:
+            yes = arguments.yes or await ask(f"The other machine shows two words. Are they '{begun['words']}'?")
+        except asyncio.CancelledError:  # Ctrl-C is a no
+            with contextlib.suppress(Refused):
+                await answer("no")
+            raise
+        done = json.loads(await answer("yes" if yes else "no"))
         show(
             arguments, {**done, "words": begun["words"]}, f"joined: {', '.join(done['machines'])} are one computer now"
         )

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from ipos.cli import stdin
 from ipos.cli.connect import node
 from ipos.cli.plain import pairs
 from ipos.node.home import Home
@@ -256,14 +257,14 @@ async def map_(arguments: Arguments) -> int:
 
 async def run(arguments: Arguments) -> int:
     with tempfile.TemporaryDirectory(prefix="ipos-") as scratch:
-        stdin = None
+        handed = None
         if not sys.stdin.isatty():
-            body = await asyncio.to_thread(sys.stdin.buffer.read)
+            body = await stdin.read()
             if body:
-                stdin = os.path.join(scratch, "stdin")
-                Path(stdin).write_bytes(body)
+                handed = os.path.join(scratch, "stdin")
+                Path(handed).write_bytes(body)
         async with node() as client:
-            job = await hand_in(client, spec_of(arguments, None, list(arguments.arguments), None, stdin))
+            job = await hand_in(client, spec_of(arguments, None, list(arguments.arguments), None, handed))
             if arguments.detach:
                 print(json.dumps({"job": job}) if arguments.json else job)
                 return 0

@@ -72,6 +72,12 @@ class Ask(NamedTuple):
     machine: str
 
 
+class Show(NamedTuple):
+    """Show these words: the other machine's owner compares them now, and answers first."""
+
+    words: str
+
+
 class Admit(NamedTuple):
     """Sign a list with this machine in it, keep it, then call `admitted`."""
 
@@ -94,7 +100,7 @@ class Fail(NamedTuple):
     sentence: str
 
 
-Instruction = Send | Ask | Admit | Burn | Adopt | Fail
+Instruction = Send | Show | Ask | Admit | Burn | Adopt | Fail
 
 
 def _proof(key: bytes, who: str, body: bytes = b"") -> str:
@@ -163,7 +169,8 @@ class Inviter:
             self._state = "over"
             return [Burn(code.number), *_over("a join message that is not SPAKE2; the invite is used up")]
         self._state = "request"
-        return [Burn(code.number), Send(encode(Answer(spake=out.hex(), proof=_proof(self._key, "inviter"))))]
+        answer = Answer(spake=out.hex(), proof=_proof(self._key, "inviter"))
+        return [Burn(code.number), Send(encode(answer)), Show(spoken(self._key))]
 
     def _requested(self, request: Request) -> list[Instruction]:
         bare = encode(msgspec.structs.replace(request, proof=""))
@@ -183,7 +190,7 @@ class Inviter:
             return []
         if not yes:
             self._state = "over"
-            return _over("the owner of the other machine said no")
+            return _over("the owner of the inviting machine said no")
         self._state = "admit"
         return [Admit(self._request.machine)]
 

@@ -137,7 +137,7 @@ class Joining:
             if invite.code.number == number and not invite.answer.done():
                 invite.answer.set_result(yes)
                 return
-        raise Refused(f"nobody waits for an answer about invite {number}")
+        raise Refused(f"nobody waits for an answer about invite {number} any more")
 
     _asked: list[Invite] = []  # noqa: RUF012  (set per instance in accept)
 
@@ -163,9 +163,11 @@ class Joining:
                         case join.Burn(number):
                             current = self.invites.pop(number)
                             self._asked = [*self._asked[-8:], current]
+                        case join.Show(words):
+                            self._emit(current, {"event": "words", "words": words})
                         case join.Ask(words, name):
                             assert current is not None
-                            todo += machine.confirmed(await self._ask(current, words, name))
+                            todo += machine.confirmed(await self._ask(current, words, name, messages))
                         case join.Admit(admitted):
                             lst = await self._admit(admitted)
                             todo += machine.admitted(lst)
@@ -184,12 +186,23 @@ class Joining:
             await asyncio.sleep(0.2)
             messages.close()
 
-    async def _ask(self, invite: Invite, words: str, name: str) -> bool:
+    async def _ask(self, invite: Invite, words: str, name: str, messages: Messages) -> bool:
+        """What this machine's owner says; `Gone` if the other machine goes away before, TimeoutError if nobody says anything."""
         self._emit(invite, {"event": "ask", "words": words, "machine": name, "yes": invite.yes})
         if invite.yes:
             return True
-        async with asyncio.timeout(limits.join_timeout_s):
-            return await invite.answer
+        more = asyncio.create_task(
+            messages.next()
+        )  # there is nothing more to come: it ends when the stream or the time does
+        try:
+            await asyncio.wait((invite.answer, more), return_when=asyncio.FIRST_COMPLETED)
+            if invite.answer.done():
+                return invite.answer.result()
+            more.result()
+            raise Refused("the other machine did not wait for the answer")
+        finally:
+            invite.answer.cancel()
+            more.cancel()
 
     def _emit(self, invite: Invite | None, event: dict[str, Any]) -> None:
         number = invite.code.number if invite is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -32,7 +34,8 @@ class Machine:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "IPOS_HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.home.parent / "run")}
+        own = {"IPOS_HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.home.parent / "run")}
+        return {**os.environ, **own, "PYTHONUNBUFFERED": ""}  # as a person has it
 
     def run(
         self, *arguments: str, timeout: float = 60, stdin: str | None = None, **env: str
@@ -109,8 +112,14 @@ class Terminal:
     def answer(self, words: str) -> None:
         os.write(self._in, words.encode() + b"\n")
 
+    def taken(self) -> None:
+        """Wait until it has read all that it was answered."""
+        unread = bytearray(4)
+        wait_for("the reading", lambda: not fcntl.ioctl(self._in, termios.FIONREAD, unread) and not any(unread))
+
     def interrupt(self) -> None:
-        self.process.send_signal(signal.SIGINT)
+        """Ctrl-C, as a terminal sends it: to all that the command has started and not sent away."""
+        os.killpg(self.process.pid, signal.SIGINT)
 
     def ends(self, timeout: float = 20) -> int:
         """Its exit status."""

@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from ipos.cli import stdin
@@ -224,17 +223,23 @@ async def finish(client: Client, follower: Follower, end: dict[str, Any]) -> int
     return 0 if end["done"] == end["total"] and not end.get("trouble") else 1
 
 
-async def follow(client: Client, job: int, arguments: Arguments, print_outputs: bool) -> int:
-    follower = Follower(job, arguments, print_outputs)
+async def to_the_end(client: Client, follower: Follower) -> dict[str, Any]:
+    """The job's last status; Ctrl-C leaves it alone, and says how to come back."""
     try:
-        end = await follower.follow(client)
+        return await follower.follow(client)
     except asyncio.CancelledError:
         follower.progress.clear()
+        job = follower.job
         print(
             f"ipos: detached; job {job} goes on: ipos wait {job} follows it, ipos cancel {job} stops it",
             file=sys.stderr,
         )
         raise
+
+
+async def follow(client: Client, job: int, arguments: Arguments, print_outputs: bool) -> int:
+    follower = Follower(job, arguments, print_outputs)
+    end = await to_the_end(client, follower)
     fresh = client if client.lost is None else await connect_unix(Home().socket)
     return await finish(fresh, follower, end)
 
@@ -256,26 +261,35 @@ async def map_(arguments: Arguments) -> int:
 
 
 async def run(arguments: Arguments) -> int:
-    with tempfile.TemporaryDirectory(prefix="ipos-") as scratch:
-        handed = None
-        if not sys.stdin.isatty():
-            body = await stdin.read()
-            if body:
-                handed = os.path.join(scratch, "stdin")
-                Path(handed).write_bytes(body)
-        async with node() as client:
+    body = b"" if sys.stdin.isatty() else await stdin.read()
+    async with node() as client:
+        handed = leave(body) if body else None
+        try:
             job = await hand_in(client, spec_of(arguments, None, list(arguments.arguments), None, handed))
-            if arguments.detach:
-                print(json.dumps({"job": job}) if arguments.json else job)
-                return 0
-            follower = Follower(job, argparse.Namespace(json=False), False)
-            follower.progress.on = False
-            try:
-                end = await follower.follow(client)
-            except asyncio.CancelledError:
-                print(f"ipos: detached; job {job} goes on: ipos wait {job} follows it", file=sys.stderr)
-                raise
-            return await _ran(client, job, follower, end, arguments)
+        except OSError:
+            if handed is not None:
+                os.unlink(handed)
+            raise
+        if arguments.detach:
+            print(json.dumps({"job": job}) if arguments.json else job)
+            return 0
+        follower = Follower(job, argparse.Namespace(json=False), False)
+        follower.progress.on = False
+        end = await to_the_end(client, follower)
+        return await _ran(client, job, follower, end, arguments)
+
+
+def leave(body: bytes) -> str:
+    """A file for the node, which outlives this command: the job may go on without it."""
+    directory = Home().handed
+    fd, path = tempfile.mkstemp(dir=directory)
+    try:
+        with open(fd, "wb") as out:
+            out.write(body)
+    except OSError as error:
+        os.unlink(path)
+        raise Refused(f"the standard input cannot be kept in {directory}: {error.strerror}") from None
+    return path
 
 
 async def _ran(client: Client, job: int, follower: Follower, end: dict[str, Any], arguments: Arguments) -> int:

@@ -275,6 +275,10 @@ class Node:
             job.info.estimate_s = prepare.foretell(job, rows, known, offers)
             job.say(None, "")
             self.coordinator.prepared(job, rows, known)
+        handed = job.spec.stdin
+        if handed is not None and Path(handed).parent == Home(self.home).handed:
+            await self.journal.commit()
+            await self.offload(lambda: Path(handed).unlink(missing_ok=True))
 
     async def _deliver(self, job: Job, row: Row) -> None:
         state = row.state

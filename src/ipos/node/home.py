@@ -56,8 +56,13 @@ class Home:
     def socket(self) -> Path:
         return self.run_dir / "9p"
 
+    @property
+    def handed(self) -> Path:
+        """Where commands leave what a job needs and no file of the user holds; the node takes it away when it has read it."""
+        return self.path / "handed"
+
     def create(self) -> None:
-        for directory in (self.path, self.path / "keys", self.path / "work", self.path / "env", self.path / "home"):
+        for directory in (self.path, self.handed, *(self.path / name for name in ("keys", "work", "env", "home"))):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.run_dir.mkdir(mode=0o700, exist_ok=True)
 

@@ -16,7 +16,7 @@ import tempfile
 import termios
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +155,9 @@ def wait_for(what: str, condition: Callable[[], object], timeout: float = 20.0) 
         time.sleep(0.02)
 
 
-@pytest.fixture
-def machines() -> Iterator[Callable[[str], Machine]]:
-    """`machines("desk")`: a node that is up."""
+@contextmanager
+def several() -> Iterator[Callable[..., Machine]]:
+    """Makes nodes, and ends them."""
     scratch = Path(tempfile.mkdtemp(prefix="ipt"))
     (scratch / "run").mkdir(mode=0o700)
     made: list[Machine] = []
@@ -169,10 +169,19 @@ def machines() -> Iterator[Callable[[str], Machine]]:
             machine.ok("up", "--name", name, "--listen", "local", "--cores", "1")
         return machine
 
-    yield make
-    for machine in made:
-        machine.run("down")
-    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        yield make
+    finally:
+        for machine in made:
+            machine.run("down")
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@pytest.fixture
+def machines() -> Iterator[Callable[..., Machine]]:
+    """`machines("desk")`: a node that is up."""
+    with several() as make:
+        yield make
 
 
 def join(inviter: Machine, *others: Machine) -> None:

@@ -61,10 +61,11 @@ async def hand_in(client: Client, spec: bytes) -> int:
 
 
 class Progress:
-    """One line on a terminal's stderr; silent elsewhere."""
+    """One line on a terminal's stderr; silent elsewhere. `counts`: how many tasks of how many, besides what is being prepared."""
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, counts: bool) -> None:
         self.on = sys.stderr.isatty() and not quiet
+        self.counts = counts
         self.began = time.monotonic()
         self.total = self.done = self.failed = self.moved = 0
         self.says = ""
@@ -77,7 +78,7 @@ class Progress:
         left = (
             f", about {passed / self.done * (self.total - self.done):.0f} s left" if 0 < self.done < self.total else ""
         )
-        words = f"{self.done}/{self.total} done on {len(self.nodes)} nodes{left}" if self.total else ""
+        words = f"{self.done}/{self.total} done on {len(self.nodes)} nodes{left}" if self.total and self.counts else ""
         words += (f", {self.failed} failed" if self.failed else "") + (f", {self.moved} moved" if self.moved else "")
         words += f"  {self.says}" if self.says else ""
         sys.stderr.write("\r\x1b[K" + words[:110])
@@ -92,10 +93,10 @@ class Progress:
 class Follower:
     """Follows one job's events to its end, over restarts of the node."""
 
-    def __init__(self, job: int, arguments: Arguments, print_outputs: bool) -> None:
+    def __init__(self, job: int, arguments: Arguments, print_outputs: bool, counts: bool = True) -> None:
         self.job = job
         self.json: bool = arguments.json
-        self.progress = Progress(arguments.json)
+        self.progress = Progress(arguments.json, counts)
         self.print_outputs = print_outputs
         self.states: dict[int, dict[str, Any]] = {}
         self.printed = 0
@@ -145,6 +146,7 @@ class Follower:
                     progress.done = sum(s["state"] in ("done", "failed", "given-up") for s in self.states.values())
                     progress.failed = sum(s["state"] in ("failed", "given-up") for s in self.states.values())
                     progress.nodes.add(event.get("node", ""))
+                    progress.says = ""
                     if self.json:
                         print(json.dumps(event), flush=True)
                     await self._outputs(client)
@@ -153,7 +155,8 @@ class Follower:
                 if self.json:
                     print(json.dumps(event), flush=True)
             case "says":
-                progress.says = event["text"] if event["i"] is None else progress.says
+                node = self.states.get(event["i"], {}).get("node")
+                progress.says = f"{node}: {event['text']}" if node else event["text"]
             case "end":
                 self.end = event
             case _:
@@ -273,8 +276,8 @@ async def run(arguments: Arguments) -> int:
         if arguments.detach:
             print(json.dumps({"job": job}) if arguments.json else job)
             return 0
-        follower = Follower(job, argparse.Namespace(json=False), False)
-        follower.progress.on = False
+        follower = Follower(job, argparse.Namespace(json=False), print_outputs=False, counts=False)
+        follower.progress.on &= not arguments.json
         end = await to_the_end(client, follower)
         return await _ran(client, job, follower, end, arguments)
 

@@ -142,7 +142,8 @@ class Builds:
             if directory.exists():
                 await asyncio.to_thread(shutil.rmtree, directory)
             count = sum(not line.startswith(" ") for line in environment.requirements.splitlines())
-            say(f"building an environment of {count} packages")
+            what = f"an environment of {count} package{'s' if count != 1 else ''}"
+            say(f"building {what}")
             steps = (
                 (["venv", "--quiet", "--python", environment.python, str(directory)], ""),
                 (
@@ -155,7 +156,7 @@ class Builds:
                 if code:
                     raise Refused(f"the environment cannot be built here: {_sentence(err)}")
             stamp.write_text("")
-            say(f"built an environment of {count} packages")
+            say(f"built {what}")
             return python
 
 

@@ -70,21 +70,21 @@ def test_who_leaves_has_said_no(machines: Make, terminal: Run) -> None:
 
     inviter, joiner = asked(terminal, desk, attic)
     joiner.interrupt()
-    assert joiner.ends(timeout=5) == 130
-    assert inviter.ends(timeout=5) == 1
+    assert joiner.ends(timeout=10) == 130
+    assert inviter.ends(timeout=10) == 1
     assert "the owner of the joining machine said no" in inviter.text
 
     inviter, joiner = asked_both(terminal, desk, attic)
     inviter.interrupt()
-    assert inviter.ends(timeout=5) == 130
-    assert joiner.ends(timeout=5) == 1
+    assert inviter.ends(timeout=10) == 130
+    assert joiner.ends(timeout=10) == 1
     assert "the owner of the inviting machine said no" in joiner.text
 
     inviter, joiner = asked_both(terminal, desk, attic)
     joiner.interrupt()
-    assert joiner.ends(timeout=5) == 130
+    assert joiner.ends(timeout=10) == 130
     inviter.answer("y")
-    assert inviter.ends(timeout=5) == 1
+    assert inviter.ends(timeout=10) == 1
     assert "nobody waits for an answer" in inviter.text
 
     inviter = terminal(desk, "invite")

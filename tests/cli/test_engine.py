@@ -81,3 +81,24 @@ def test_refusals(machines: Callable[..., Machine], tmp_path: Path) -> None:
     trap = tmp_path / "trap.wasm"
     trap.write_bytes(bytes(wasmtime.wat2wasm('(module (func (export "_start") unreachable))')))
     assert "trapped: unreachable" in one.refused("run", "--wasm", str(trap), status=134)
+
+
+def test_python(machines: Callable[..., Machine], tmp_path: Path) -> None:
+    """CPython, its files, its seed: the same bits each time, and a mistake in the script is CPython's to explain."""
+    one = machines("one")
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import random, sys\nopen('made', 'w').write('x')\nprint(random.random(), sys.argv[1:], input())\n"
+    )
+    first, again, other = (
+        json.loads(one.ok("run", "--wasm", "--fresh", "--json", *seed, str(script), "a", stdin="line\n", timeout=240))
+        for seed in ((), (), ("--seed", "other"))
+    )
+    same = ("exit", "work", "root", "stdout", "dir")
+    assert [first[key] for key in same] == [again[key] for key in same]
+    assert first["stdout"] != other["stdout"]
+    assert one.ok("cat", f"/job/{first['job']}/0/stdout").endswith(" ['a'] line\n")
+    script.write_text("print(\n")
+    done = one.run("run", "--wasm", str(script), timeout=60)
+    assert done.returncode == 1
+    assert "SyntaxError" in done.stderr

@@ -113,7 +113,8 @@ def work(plan: Plan) -> Report:
     if runner.ended is None:
         runner.save(saves)
         return Report(
-            exit=125, killed=f"{USED_UP} {plan.work / 1e9:g} Gop of work (allow more with --work)",
+            exit=125,
+            killed=f"{USED_UP} {plan.work / 1e9:g} Gop of work (allow more with --work)",
             work=runner.work,
             resumed_at=resumed_at,
         )

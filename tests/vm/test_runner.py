@@ -11,7 +11,7 @@ from ipos.vm import engine
 from ipos.vm.runner import Runner, Spec
 from ipos.vm.save import Saves
 from ipos.vm.wasi.boot import Boot, Stdin, StdinKind
-from ipos.wire.errors import BadRecord
+from ipos.wire.errors import BadRecord, Refused
 
 from .programs import on_large_stack
 from .wasi_plain import compiled
@@ -178,3 +178,38 @@ def test_a_foreign_file_in_the_cache_is_not_run(tmp_path: Path) -> None:
     path.write_bytes(good[:40] + bytes([good[40] ^ 1]) + good[41:])
     engine.compiled(program, tmp_path)
     assert path.read_bytes()[32:64] == good[32:64]
+
+
+def test_two_runs_do_not_share_a_save(tmp_path: Path) -> None:
+    first = Saves(tmp_path)
+    with pytest.raises(Refused, match="another run"):
+        Saves(tmp_path)
+    first.close()
+    Saves(tmp_path).close()
+
+
+def test_a_torn_tail_is_cut_off(tmp_path: Path) -> None:
+    """What a pulled plug leaves of a save that was being written: the one before it is still whole."""
+
+    def run() -> None:
+        module = engine.compiled(compiled(MIXED), tmp_path)
+        runner, saves = Runner.start(module, SPEC, Host()), Saves(tmp_path / "s", sync=False)
+        runner.step(2_000_000)
+        runner.save(saves)
+        whole = saves.head()
+        saves.close()
+        with (tmp_path / "s" / "leaves").open("ab") as stream:
+            stream.write(b"torn" * 30)
+        saves = Saves(tmp_path / "s", sync=False)
+        assert whole is not None
+        assert saves.parts(whole).memory
+        runner.step(2_000_000)
+        runner.save(saves)
+        newer = saves.head()
+        assert newer is not None
+        assert newer.work > whole.work
+        assert saves.parts(newer).memory
+        saves.close()
+        runner.close()
+
+    on_large_stack(run)

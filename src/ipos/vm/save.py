@@ -7,6 +7,7 @@ leaf hashes to its name and all of them to the root.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 from pathlib import Path
@@ -52,6 +53,11 @@ class Saves:
         self._sync = sync
         self._at: dict[bytes, tuple[int, int]] = {}
         directory.mkdir(parents=True, exist_ok=True)
+        self._lock = (directory / "lock").open("wb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused(f"another run of this task is under way on this machine ({directory})") from None
         self._file = self._open()
         self._size = self._scan()
         self._pack = zstandard.ZstdCompressor(level=1)
@@ -61,6 +67,7 @@ class Saves:
 
     def close(self) -> None:
         self._file.close()
+        self._lock.close()
 
     def _scan(self) -> int:
         """Index what is whole; cut off what is not."""

@@ -42,6 +42,7 @@ slow: setup  ## soaks and long fuzzing
 bench: setup  ## the numbers of docs/performance.md
 	@$(RUN)/python bench/streams.py
 	@$(RUN)/python bench/batch.py
+	@$(RUN)/python bench/estimate.py
 
 docs: setup  ## make the drawings from the machines' tables
 	@$(RUN)/python docs/make.py

@@ -271,8 +271,8 @@ class Node:
             log.exception("job %d", job.id)
             self.coordinator.unprepared(job, f"a mistake in IPOS: {type(error).__name__}: {error}")
         else:
-            offers: list[object] = [member.offer(0) for member in self.coordinator.members.values()]
-            job.info.estimate_s = prepare.foretell(job, rows, known, offers)
+            offers = [member.offer(0) for member in self.coordinator.members.values()]
+            job.info.estimate_s = await self.offload(lambda: prepare.foretell(job, rows, known, offers))
             job.say(None, "")
             self.coordinator.prepared(job, rows, known)
         handed = job.spec.stdin

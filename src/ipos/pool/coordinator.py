@@ -137,6 +137,8 @@ class Coordinator:
 
     def _step_job(self, job: Job, event: j.Event) -> None:
         job.state, instructions = j.job.step(job.state, event)
+        if isinstance(job.state, j.Finished) and isinstance(event, j.TaskEnded):
+            self._learn(job, job.state)
         for each in instructions:
             match each:
                 case j.Place():
@@ -152,6 +154,20 @@ class Coordinator:
                     pass
         self._save(job)
         self._wake.set()
+
+    def _learn(self, job: Job, state: j.Finished) -> None:
+        """From a job that had the pool for itself and no mishap: how much longer it took than its tasks alone explain."""
+        alone = not any(isinstance(other.state, j.Working) for other in self.jobs.values())
+        smooth = state.counts.done == state.counts.total <= estimate.LESSON_TASKS
+        if not alone or not smooth or state.counts.from_store or job.info.moved:
+            return
+        program = job.rows[0].task.program
+        offers = [member.offer(0) for member in self.members.values()]
+        fit = [offer for offer in offers if not job.spec.nodes or offer.name in job.spec.nodes]
+        played = estimate.job(self.journal.times(program), [job.size(row) for row in job.dealt()], fit)
+        if played is not None:
+            lesson = estimate.lesson(played, state.ended - state.began)
+            self.journal.time(estimate.jobs_of(program), lesson, 0.0)
 
     def _save(self, job: Job) -> None:
         self.journal.job_state(job.id, job.state, job.note())
@@ -486,8 +502,10 @@ class Coordinator:
         wall = result.wall_ms / 1000
         if result.ok:
             self.journal.result(result.task, body)
-            self.journal.time(row.task.program, job.size(row), wall * member.beat.speed)
-            job.measured(wall * member.beat.speed)
+            beat = member.beat
+            alone = wall * beat.speed * estimate.share(beat.cores, min(member.ours, beat.slots), beat.foreign)
+            self.journal.time(row.task.program, job.size(row), alone)
+            job.measured(alone)
         failures = sum("the program failed" in past.reason for past in row.state.past)
         retry = not result.ok and failures < job.spec.retries
         self._apply(job, row, t.Resulted(id, member.node, c.text(cid), result.ok, self.clock.now(), wall, retry))

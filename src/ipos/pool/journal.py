@@ -55,7 +55,7 @@ class TaskRow(NamedTuple):
 
 
 class Times(NamedTuple):
-    """Sums over earlier runs of a program: x = bytes of input, y = seconds at speed 1.0."""
+    """Sums over earlier runs of a program: x = bytes of input, y = seconds at speed 1.0 on a core of its own (see `estimate`)."""
 
     n: int = 0
     sx: float = 0.0

@@ -14,6 +14,7 @@ from ipos.pool.image import python_image
 from ipos.pool.jobs import Job, Row
 from ipos.pool.journal import Journal, Offload
 from ipos.pool.native.environment import resolve
+from ipos.pool.placement import Offer
 from ipos.pool.records import EngineRun, Limits, Result, Task
 from ipos.pool.spec import JobSpec
 from ipos.store import cid as c
@@ -97,7 +98,9 @@ async def prepare(
         environment = None
     say("reading inputs")
     rows = await offload(lambda: _read(job, spec, path, built_for, environment, store, script))
-    job.times = journal.times(rows[0].task.program) if rows else job.times
+    if rows:
+        program = rows[0].task.program
+        job.times, job.lessons = journal.times(program), journal.times(estimate.jobs_of(program))
     known: Known = {}
     if not spec.fresh:
         for row in rows:
@@ -160,7 +163,8 @@ def _read(
     return rows
 
 
-def foretell(job: Job, rows: list[Row], known: Known, offers: list[object]) -> float | None:
+def foretell(job: Job, rows: list[Row], known: Known, offers: list[Offer]) -> float | None:
     """The estimate that is shown before the job runs."""
-    sizes = [job.size(row) for row in rows if row.i not in known]
-    return estimate.job(job.times, sizes, offers) if sizes else 0.0  # pyright: ignore[reportArgumentType]
+    sizes = [job.size(row) for row in sorted(rows, key=job.rank) if row.i not in known]
+    fit = [offer for offer in offers if not job.spec.nodes or offer.name in job.spec.nodes]
+    return estimate.job(job.times, sizes, fit, job.lessons) if sizes else 0.0

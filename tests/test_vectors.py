@@ -24,6 +24,7 @@ from ipos.identity.machines import MachineList, check
 from ipos.identity.secret import Secret
 from ipos.net import codes, join
 from ipos.pool import records as _pool
+from ipos.pool import saves as _saves
 from ipos.pool.native import environment as _environment
 from ipos.store import cid as c
 from ipos.store import unixfs
@@ -40,7 +41,7 @@ FOLDER = Path(__file__).parents[1] / "vectors"
 NINEP, RECORDS, JOIN, UNIXFS = (
     json.loads((FOLDER / f"{name}.json").read_text()) for name in ("ninep", "records", "join", "unixfs")
 )
-KINDS = {kind.__name__: kind for module in (_pool, _environment, join, sys.modules[MachineList.__module__])
+KINDS = {kind.__name__: kind for module in (_pool, _saves, _environment, join, sys.modules[MachineList.__module__])
          for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record}  # fmt: skip
 
 

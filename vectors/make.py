@@ -22,6 +22,7 @@ from ipos.identity.secret import Secret
 from ipos.net import codes, join
 from ipos.pool.native.environment import Environment
 from ipos.pool.records import Deal, EngineRun, Limits, Result, Task
+from ipos.pool.saves import HandOver
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import MemoryStore
@@ -193,6 +194,8 @@ def examples() -> list[Record]:
     engine = EngineRun(engine="0011223344556677", env={"LANG": "C"}, seed="ab" * 32, work=100_000_000_000)
     return [
         EngineRun(engine="0011223344556677"), engine,
+        HandOver(task=c.of_dag_cbor(b"a task"), save=c.of_raw(b"a save"), work=12_452_208_756, engine="0011223344556677"),
+        HandOver(task=c.of_dag_cbor(b"a task"), save=None, work=0, engine="0011223344556677"),
         msgspec.structs.replace(result, ext={"root": "cd" * 32, "work": "2748049480", "resumed_at": "0"}),
         Limits(), Limits(output_bytes=0, memory_bytes=(1 << 63) - 1, wall_ms=23), environment, *tasks, result, killed,
         deal, msgspec.structs.replace(deal, fresh=True, blocks=(b"print(input().upper())\n", b"")),

@@ -8,6 +8,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+from ipos.cli import values
+from ipos.wire import limits
+
 MORE = "Everything else is a file: ipos ls / shows the tree, ipos cat reads it. Exit status: 0 done, 1 refused or failed, 2 usage, 130 interrupted."
 
 
@@ -54,23 +57,53 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--env", action="append", default=[], metavar="K=V", help="a variable (with --wasm)")
         one.add_argument("--seed", default="", metavar="WORD", help="of its random numbers (with --wasm)")
         one.add_argument(
-            "--work", type=float, default=0.0, metavar="GOP", help="the most work it may use (with --wasm)"
+            "--work", type=values.work, default=0, metavar="GOP", help="the most work it may use (with --wasm)"
         )
         one.add_argument(
-            "--mark-every", type=float, default=1.0, metavar="GOP", help="work between marks (with --wasm)"
+            "--mark-every",
+            type=values.work,
+            default=limits.mark_every,
+            metavar="GOP",
+            help="work between marks (with --wasm)",
+        )
+        one.add_argument(
+            "--every",
+            type=values.seconds,
+            default=limits.save_every_s,
+            metavar="S",
+            help="time between saves (with --wasm)",
         )
         one.add_argument("--fresh", action="store_true", help="run again what was run before")
         one.add_argument("--timeout", type=float, default=0.0, metavar="S", help="end a task after so many seconds")
         one.add_argument(
             "--max-output", type=float, default=256.0, metavar="MIB", help="what a task may print (default 256)"
         )
-        one.add_argument("--memory", type=float, default=0.0, metavar="GIB", help="what a task may use, and needs free")
+        one.add_argument(
+            "--memory",
+            type=values.memory,
+            default=0,
+            metavar="GIB",
+            help="what a task may use, and needs free: 2, 256M",
+        )
         one.add_argument("--retries", type=int, default=0, help="how often a program that failed is run again")
         one.add_argument(
             "--grace", type=float, default=15.0, metavar="S", help="silence after which a task moves (default 15)"
         )
         one.add_argument("--detach", action="store_true", help="do not wait: print the job's number")
+    running.add_argument("--root", metavar="DIR", help="the directory that is the program's file system (with --wasm)")
+    running.add_argument("--out", metavar="DIR", help="write the files that it made to DIR")
+    running.add_argument("--stdin", metavar="FILE", help="its standard input")
     running.add_argument("arguments", nargs=argparse.REMAINDER, help="the program's arguments")
+    resuming = add("resume", "go on with a task that was stopped, or that somebody handed over")
+    resuming.add_argument(
+        "task", metavar="TASK|F.car", help="a job's number, 7.3, a task's CID, or a file of ipos handover"
+    )
+    resuming.add_argument("--work", type=values.work, default=0, metavar="GOP", help="the most work it may use in all")
+    resuming.add_argument("--detach", action="store_true", help="do not wait")
+    handing = add("handover", "stop a task and put it into a file, to go on anywhere")
+    handing.add_argument("task", metavar="TASK", help="a job's number, 7.3, or a task's CID")
+    handing.add_argument("-o", "--output", required=True, metavar="F.car")
+    add("marks", "the chain of marks of a task in the engine: work and state root").add_argument("task", metavar="TASK")
     add("jobs", "the jobs of this machine").add_argument("number", nargs="?", type=int, help="one job, with its tasks")
     add("wait", "follow a job to its end").add_argument("number", type=int)
     add("ps", "what runs on this machine")
@@ -93,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
         return await work
 
     try:
-        if arguments.command in ("map", "run", "wait"):
+        if arguments.command in ("map", "run", "wait", "resume", "handover", "marks"):
             from ipos.cli import work
 
             return asyncio.run(done(work.COMMANDS[arguments.command](arguments)))
@@ -107,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except OSError as error:
         print(f"ipos: {error}", file=sys.stderr)
-        return 125 if arguments.command == "run" else 1
+        return 125 if arguments.command in ("run", "resume") else 1
 
 
 if __name__ == "__main__":

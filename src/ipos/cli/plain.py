@@ -211,7 +211,9 @@ async def ps(arguments: Arguments) -> int:
         print(json.dumps(listed))
     else:
         for row in listed:
-            print(f"{row['pid']} {row['state']} {row['seconds']} s {row['name']} {row['says']}")
+            far = f" {int(str(row['work'])) / 1e9:.1f} Gop" if row["work"] else ""
+            far += f", saved {row['save_age_s']} s ago" if row["save_age_s"] is not None else ""
+            print(f"{row['pid']} {row['state']} {row['seconds']} s{far} {row['name']} {row['says']}")
     return 0
 
 

@@ -9,6 +9,7 @@ import logging.handlers
 import os
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from ipos.pool.member import Member
 from ipos.pool.native.executor import NativeExecutor
 from ipos.pool.native.isolate import harden
 from ipos.pool.records import Result
+from ipos.pool.saves import Holds, Save
 from ipos.pool.spec import parse as parse_spec
 from ipos.store import cid as c
 from ipos.store import unixfs
@@ -72,6 +74,7 @@ class Node:
         journal: Journal,
         executor: Executor,
         load: Load,
+        holds: Holds,
         offload: Offload,
     ) -> None:
         self.home = home
@@ -96,11 +99,13 @@ class Node:
             mine = lists.sign(account, 1, (self._me(),))
         self.mine = mine
         self.holding = Holding(
-            clock=clock, store=store, journal=journal, executor=executor, load=load, fetch=net.fetch, node=net.peer
-        )
+            clock=clock, store=store, journal=journal, executor=executor, load=load, fetch=net.fetch, holds=holds,
+            offload=offload, node=net.peer,
+        )  # fmt: skip
         self.coordinator = Coordinator(
-            clock=clock, store=store, journal=journal, fetch=net.fetch, deliver=self._deliver
-        )
+            clock=clock, store=store, journal=journal, fetch=net.fetch, holds=holds, offload=offload, node=net.peer,
+            deliver=self._deliver,
+        )  # fmt: skip
         self.joining = Joining(
             net=net, clock=clock, admit=self._admit, adopt=self._adopt, me=self._me, mine=lambda: self.mine,
             may_invite=self._may_invite, nearby=self._nearby,
@@ -274,6 +279,9 @@ class Node:
             offers = [member.offer(0) for member in self.coordinator.members.values()]
             job.info.estimate_s = await self.offload(lambda: prepare.foretell(job, rows, known, offers))
             job.say(None, "")
+            resume = job.spec.resume
+            if resume is not None and resume.save is not None and 0 not in known:
+                self.coordinator.keeping.put(job, rows[0], Save(c.parse(resume.save), resume.work))
             self.coordinator.prepared(job, rows, known)
         handed = job.spec.stdin
         if handed is not None and Path(handed).parent == Home(self.home).handed:
@@ -282,12 +290,15 @@ class Node:
 
     async def _deliver(self, job: Job, row: Row) -> None:
         state = row.state
-        if job.spec.out is None or job.spec.over is None or not isinstance(state, t.Done) or not state.ok:
+        if job.spec.out is None or not isinstance(state, t.Done) or not (state.ok or job.spec.over is None):
             return
         result = decode(Result, self.store.get(c.parse(state.result)))
         target = Path(job.spec.out) / row.name
         try:
-            await self.offload(lambda: _write_out(self.store, result.stdout, target))
+            if job.spec.over is not None:
+                await self.offload(lambda: _write_out(self.store, result.stdout, target))
+            elif (made := result.dir) is not None:
+                await self.offload(lambda: _write_dir(self.store, made, target))
         except OSError as error:
             job.info.trouble = f"{target} could not be written ({os.strerror(error.errno or 0)}); it is in /job/{job.id}/{row.i}/stdout"
             job.say(row, job.info.trouble)
@@ -370,6 +381,18 @@ def _write_out(store: BlockStore, cid: bytes, target: Path) -> None:
         raise
 
 
+def _write_dir(store: BlockStore, cid: bytes, target: Path) -> None:
+    """The files that a program made, into a directory that may have others; those of the same name are replaced."""
+    with tempfile.TemporaryDirectory(dir=target, prefix=".ipos-") as scratch:
+        whole = Path(scratch, "made")
+        unixfs.export(store, cid, whole)
+        for directory, _, names in os.walk(whole):
+            to = target / Path(directory).relative_to(whole)
+            to.mkdir(exist_ok=True)
+            for name in names:
+                os.replace(Path(directory, name), to / name)
+
+
 # ---- the real one
 
 
@@ -407,7 +430,8 @@ async def serve(home: Home) -> None:
     journal = await asyncio.to_thread(Journal, home.path / "journal.sqlite", asyncio.to_thread)
     computer = machine_id(home.path)
     load = MachineLoad(settings.cores, settings.native, computer)
-    executor = NativeExecutor(home=home.path, hidden=(runtime_root(),), store=store, clock=clock)
+    holds = Holds(store)
+    executor = NativeExecutor(home=home.path, hidden=(runtime_root(),), store=store, holds=holds, clock=clock)
     members: set[str] = set()
     listen = journal.meta(f"listen-{settings.listen}")
     net = Netd(
@@ -418,7 +442,7 @@ async def serve(home: Home) -> None:
         _, _, load.speed = await asyncio.gather(executor.open(), net.start(), asyncio.to_thread(measure_speed))
         node = Node(
             home=home.path, name=settings.name, run_key=run, account=account, mine=mine, machine=computer, clock=clock, net=net,
-            store=store, journal=journal, executor=executor, load=load, offload=asyncio.to_thread,
+            store=store, journal=journal, executor=executor, load=load, holds=holds, offload=asyncio.to_thread,
         )  # fmt: skip
         if settings.listen == "local":
             journal.note(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ipos.identity.machines import MachineList
+from ipos.node.handover import HandOvers, marks
 from ipos.node.joining import describe
 from ipos.pool.jobfs import jobs_dir
 from ipos.pool.procfs import proc_dir
@@ -41,7 +42,7 @@ class Trees:
         files: dict[str, File] = {
             "ctl": Text(None, self._ctl),
             "status": Text(lambda: lines(self.status())),
-            "job": jobs_dir(node.coordinator, node.store, node.submit),
+            "job": jobs_dir(node.coordinator, node.store, node.submit, HandOvers(node).answers(), marks),
             "proc": proc_dir(node.holding),
             "pool": self._pool(),
             "n": Dir({}, lambda: [m.name for m in node.mine.machines], self._find_node),
@@ -104,7 +105,7 @@ class Trees:
             "addresses": " ".join(node.net.addresses()),
             "uptime_s": round(time.time() - node.began),
             "running": node.holding.busy,
-            "jobs_open": sum(not job.over for job in node.coordinator.jobs.values()),
+            "jobs_open": sum(not job.rests for job in node.coordinator.jobs.values()),
             "isolation": self.native.isolation if self.native is not None else None,
             "netd_starts": self._netd.starts if self._netd is not None else None,
             "netd_pid": self._netd.pid if self._netd is not None else None,

@@ -9,19 +9,23 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from ipos.pool import data, estimate, placement
+from ipos.pool import data, estimate
 from ipos.pool import job as j
 from ipos.pool import lease as l
 from ipos.pool import task as t
+from ipos.pool.dealing import Dealing
+from ipos.pool.held import process_name
 from ipos.pool.jobs import Job, Row
-from ipos.pool.journal import Journal
+from ipos.pool.journal import Journal, Offload
+from ipos.pool.keeping import Keeping
 from ipos.pool.machine import Ignored, Instruction
 from ipos.pool.member import Member
 from ipos.pool.records import Deal, Result
 from ipos.pool.records import Task as TaskRecord
+from ipos.pool.saves import Holds, Save
 from ipos.store import cid as c
 from ipos.store.blocks import BlockStore
 from ipos.wire.clock import Clock
@@ -31,10 +35,7 @@ from ipos.wire.record import decode
 log = logging.getLogger("ipos.coordinator")
 
 TICK_S = 1.0
-LOOK_AHEAD = 64  # pending tasks looked at when the first in line fits nowhere
-AHEAD_S = 0.1  # a node is dealt so much work beyond its slots, so that it never waits for a message
-AHEAD_MOST = 64
-STEAL_S = 0.05  # shorter waits are not worth taking back
+PEEK_S = 0.1  # between two looks at the output of a task that runs
 
 Decided = tuple[Job, Row, Instruction]
 
@@ -49,18 +50,26 @@ class Coordinator:
         store: BlockStore,
         journal: Journal,
         fetch: data.Fetch,
+        holds: Holds,
+        offload: Offload,
+        node: str,
         deliver: Callable[[Job, Row], Awaitable[None]],
     ) -> None:
         self.clock = clock
         self.store = store
         self.journal = journal
         self.fetch = fetch
+        self.node = node
         self.jobs: dict[int, Job] = {}
         self.members: dict[str, Member] = {}
         self.trouble = ""  # the sentence of what keeps the coordinator from going on, for /status
         self._deliver = deliver
         self._leases: dict[str, tuple[Job, Row]] = {}
         self._decided: list[Decided] = []
+        self._dealing = Dealing(self.jobs, self.members, self._leases, self._apply, self._count, clock)
+        self.keeping = Keeping(
+            store=store, journal=journal, holds=holds, fetch=fetch, offload=offload, clock=clock, saved=self._saved
+        )
         self._wake = asyncio.Event()
         self._place_due = False
         self._fetching: set[str] = set()
@@ -84,6 +93,7 @@ class Coordinator:
                     self._leases[each.state.lease.id] = job, task
                     self._apply(job, task, t.OfLease(each.state.lease.id, l.Restarted(now)), count=False)
             job.index()
+            self.keeping.load(job)
             if isinstance(row.state, j.Working):
                 self._mend(job)
                 for each in job.rows:
@@ -101,7 +111,7 @@ class Coordinator:
             sum(s.ok for s in done),
             sum(not s.ok for s in done),
             sum(isinstance(row.state, t.GivenUp) for row in job.rows),
-            0,
+            sum(isinstance(row.state, t.Cancelled) for row in job.rows),
             sum(not s.node for s in done),
         )
         if counts.ended == counts.total:
@@ -133,7 +143,26 @@ class Coordinator:
         self._step_job(job, j.Unprepared(sentence, self.clock.wall()))
 
     def cancel(self, job: Job) -> None:
+        """The job ends; of one that is over, what was kept to go on with goes."""
+        for row in job.rows if job.over else ():
+            self.keeping.forget(job, row)
         self._step_job(job, j.Cancel(self.clock.wall()))
+
+    def suspend(self, job: Job, row: Row) -> None:
+        """Save the task and stop it: `Suspended`, soon, with its newest save kept here."""
+        self._apply(job, row, t.Suspend(self.clock.now()))
+
+    def go_on(self, job: Job, row: Row) -> None:
+        """With a suspended task."""
+        self._apply(job, row, t.Resume(self.clock.now()))
+        self._place_due = True
+        self._wake.set()
+
+    def hand_over(self, job: Job, row: Row) -> None:
+        """A suspended task goes on elsewhere: it is none of this job any more."""
+        self._apply(job, row, t.Cancel(self.clock.now()))
+        self.keeping.forget(job, row)
+        self._step_job(job, j.TaskEnded("cancelled", False, self.clock.wall()))
 
     def _step_job(self, job: Job, event: j.Event) -> None:
         job.state, instructions = j.job.step(job.state, event)
@@ -146,6 +175,7 @@ class Coordinator:
                 case j.CancelTasks():
                     for row in job.rows:
                         self._apply(job, row, t.Cancel(self.clock.now()))
+                        self.keeping.forget(job, row)
                 case j.Close():
                     self._decided.append((job, Row.none(), each))
                 case Ignored(sentence):
@@ -212,7 +242,7 @@ class Coordinator:
                 self._wake.clear()
                 if self._place_due:
                     self._place_due = False
-                    self._place()
+                    self._dealing.place()
                 decided, self._decided = self._decided, []
                 try:
                     await self.journal.commit()
@@ -255,6 +285,8 @@ class Coordinator:
                 self._tell(node, f"release {id}")
             case t.Recall(id, node):
                 self._tell(node, f"drop {id}")
+            case t.Halt(id, node):
+                self._tell(node, f"stop {id}")
             case t.Deliver(_, ok):
                 self._spawn(self._delivered(job, row, "done" if ok else "failed"))
             case t.Abandon(_):
@@ -293,105 +325,26 @@ class Coordinator:
                 task=row.task,
                 fresh=job.spec.fresh,
                 blocks=blocks,
+                save=row.save.cid if row.save is not None else None,
+                save_every_ms=round(job.spec.save_every_s * 1000),
             )
         )
 
-    # ---- placement
-
-    def _ahead(self, job: Job) -> int:
-        mean = job.mean_s
-        return 1 if mean is None else max(1, min(AHEAD_MOST, int(AHEAD_S / max(mean, 0.001))))
-
-    def _place(self) -> None:
-        have = {node: member.known for node, member in self.members.items()}
-        for job in self.jobs.values():
-            if not isinstance(job.state, j.Working) or not job.pending:
-                continue
-            ahead = self._ahead(job)
-            offers = {node: member.offer(ahead) for node, member in self.members.items()}
-            allowed = self._allowed(job)
-            full: dict[Any, placement.Choice] = {}  # what was found to fit nowhere, by all that rules look at
-            for i in job.first_pending(LOOK_AHEAD):
-                while i in job.pending:
-                    row = job.rows[i]
-                    kind = row.task.limits.memory_bytes, row.task.platform, _faulted(row), _taken_back(row)
-                    if kind in full:
-                        job.waits[row.i] = full[kind]
-                        break
-                    need = self._need(job, row, allowed)
-                    choice = placement.choose(need, self._open(row, offers), have)
-                    if choice.node is None:
-                        if self._possible(job, row, need, offers.values()):
-                            job.waits[row.i] = full[kind] = choice
-                        break
-                    id = f"{job.id}.{row.i}.{row.state.attempt + 1}"
-                    event = t.Dealt(id, choice.node, job.spec.grace_s, self.clock.now(), choice.sentence())
-                    self._apply(job, row, event, count=False)
-                    offer = offers[choice.node]
-                    offers[choice.node] = offer._replace(ours=offer.ours + 1)
-                    following = job.first_pending(1)
-                    if not following or i == following[0]:
-                        break
-                    i = following[0]
-                if not job.pending:
-                    break
-            self._count()
-        self._steal()
-
-    @staticmethod
-    def _open(row: Row, offers: dict[str, placement.Offer]) -> list[placement.Offer]:
-        """What was taken back from behind a node's slots begins somewhere now, or waits here: never behind slots again."""
-        if _taken_back(row):
-            return [offer._replace(ahead=0) for offer in offers.values()]
-        return list(offers.values())
-
-    def _possible(self, job: Job, row: Row, need: placement.Need, offers: Iterable[placement.Offer]) -> bool:
-        """Whether it only has to wait; otherwise it is given up."""
-        never = placement.possible(need, list(offers))
-        if never is not None:
-            self._apply(job, row, t.Impossible(never))
-        return never is None
-
-    def _allowed(self, job: Job) -> frozenset[str] | None:
-        if not job.spec.nodes:
-            return None
-        return frozenset(node for node, member in self.members.items() if member.name in job.spec.nodes)
-
-    def _need(self, job: Job, row: Row, allowed: frozenset[str] | None) -> placement.Need:
-        return placement.Need(
-            nodes=allowed,
-            memory=row.task.limits.memory_bytes,
-            platform=row.task.platform or None,
-            blocks=job.blocks(row),
-            faulted=_faulted(row),
-            seconds=estimate.seconds(job.times, job.size(row)) if job.mean_s is None else job.mean_s,
-        )
-
-    def _steal(self) -> None:
-        """A node with a free slot takes work that waits, not yet begun, behind another's slots."""
-        if any(job.pending and isinstance(job.state, j.Working) for job in self.jobs.values()):
-            return
-        idle = [m for m in self.members.values() if m.connected and m.ours < m.beat.slots]
-        if not idle:
-            return
-        waiting = [
-            (job, row, row.state.lease)
-            for job, row in self._leases.values()
-            if isinstance(row.state, t.Leased) and isinstance(row.state.lease, l.Waiting)
-        ]
-        for job, row, lease in waiting:
-            if (job.mean_s or 1.0) < STEAL_S:
-                continue
-            holder = self.members.get(lease.node)
-            allowed = self._allowed(job)
-            if holder is None or holder.ours <= holder.beat.slots:
-                continue
-            fit = [m for m in idle if m.machine != holder.machine and (allowed is None or m.node in allowed)]
-            if fit:
-                idle.remove(fit[0])
-                self._apply(job, row, t.OfLease(lease.id, l.Recalled(self.clock.now())))
-            if not idle:
-                return
+    async def peek(self, row: Row, which: str, offset: int, count: int) -> bytes:
+        """What a running task has written so far to "stdout" or "stderr"; empty after a while if there is nothing."""
+        state = row.state
+        if isinstance(state, t.Leased) and isinstance(state.lease, l.Running):
+            member = self.members.get(state.lease.node)
+            if member is not None and member.client is not None:
+                path = f"/proc/{process_name(state.lease.id, self.node)}/{which}"
+                try:
+                    async with member.client.open(path) as file:
+                        if piece := await file.read_at(offset, count):
+                            return piece
+                except OSError as error:
+                    log.debug("%s on %s: %s", path, member.name, error)
+        await self.clock.sleep(PEEK_S)
+        return b""
 
     # ---- what members say
 
@@ -422,6 +375,13 @@ class Coordinator:
                 self._says(event["lease"], event["text"])
             case "ended":
                 self._ended(member, event)
+            case "progress":
+                if (found := self._leases.get(event["lease"])) is not None:
+                    found[0].progressed(found[1], event)
+            case "save":
+                self._spawn(self._offered(member, event))
+            case "stopped":
+                self._spawn(self._stopped(member, event))
             case "fault" | "declined":
                 self._of_lease(event["lease"], l.GivenBack(now, event["reason"], event["event"] == "fault"))
                 member.tell(f"release {event['lease']}")
@@ -447,6 +407,33 @@ class Coordinator:
             self._of_lease(id, l.Accepted(now))
         elif state in ("running", "busy", "paused"):
             self._of_lease(id, l.Started(now))
+
+    async def _offered(self, member: Member, event: dict[str, Any]) -> None:
+        """A holder has a newer save. It may offer the next one when this one is here, or of no use."""
+        id: str = event["lease"]
+        if (found := self._leases.get(id)) is not None:
+            await self.keeping.keep(*found, Save(c.parse(event["save"]), event["work"]), member.node)
+        member.tell(f"kept {id}")
+
+    async def _stopped(self, member: Member, event: dict[str, Any]) -> None:
+        """A holder has stopped a task on its owner's word."""
+        id: str = event["lease"]
+        if id in self._fetching:
+            return
+        self._fetching.add(id)
+        try:
+            if (found := self._leases.get(id)) is not None and event["save"] is not None:
+                await self.keeping.keep(*found, Save(c.parse(event["save"]), event["work"]), member.node)
+        finally:
+            self._fetching.discard(id)
+        self._of_lease(id, l.GivenBack(self.clock.now(), "stopped by its owner", False))
+        await self.journal.commit()
+        member.tell(f"release {id}")
+
+    def _saved(self, job: Job, row: Row) -> None:
+        """What is saved need not be repeated."""
+        if isinstance(row.state, t.Leased):
+            self._apply(job, row, t.OfLease(row.state.lease.id, l.Saved(self.clock.now())))
 
     def _says(self, id: str, text: str) -> None:
         if (found := self._leases.get(id)) is not None:
@@ -508,14 +495,18 @@ class Coordinator:
             job.measured(alone)
         failures = sum("the program failed" in past.reason for past in row.state.past)
         retry = not result.ok and failures < job.spec.retries
-        self._apply(job, row, t.Resulted(id, member.node, c.text(cid), result.ok, self.clock.now(), wall, retry))
+        resumed = _resumed(result)
+        if resumed and not retry:
+            job.info.resumed += 1
+        if "save" in result.ext:
+            self.keeping.put(job, row, Save(c.parse(result.ext["save"]), int(result.ext["save_work"])))
+        elif not retry:
+            self.keeping.forget(job, row)
+        event = t.Resulted(id, member.node, c.text(cid), result.ok, self.clock.now(), wall, retry, resumed)
+        self._apply(job, row, event)
 
 
-def _faulted(row: Row) -> frozenset[str]:
-    """The nodes that could not run this task before."""
-    return frozenset(past.node for past in row.state.past if past.fault)
-
-
-def _taken_back(row: Row) -> bool:
-    past = row.state.past
-    return bool(past) and past[-1].reason == t.TAKEN_BACK
+def _resumed(result: Result) -> str:
+    """From where a task went on, in words; "" if it ran in one piece."""
+    at, work = int(result.ext.get("resumed_at", "0")), int(result.ext.get("work", "0"))
+    return f"resumed at {100 * at / work:.0f} % ({at / 1e9:.2f} of {work / 1e9:.2f} Gop)" if at and work else ""

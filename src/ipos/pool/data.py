@@ -33,7 +33,8 @@ def roots(task: Task) -> list[bytes]:
 
 def results(result: Result) -> list[bytes]:
     """Every file that a result names."""
-    return [result.stdout, result.stderr, *([result.dir] if result.dir is not None else [])]
+    named = [c.parse(result.ext[key]) for key in ("marks", "save") if key in result.ext]
+    return [result.stdout, result.stderr, *([result.dir] if result.dir is not None else []), *named]
 
 
 def complete(store: BlockStore, cid: bytes) -> bool:

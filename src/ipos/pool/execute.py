@@ -6,10 +6,16 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from ipos.pool.records import Task
+from ipos.pool.saves import Save
+from ipos.vm.plan import Progress
 
 
 class Ran(NamedTuple):
-    """How a run ended. `fault` is the node's failure in a sentence ("" = none, then the rest counts); CIDs are in the node's store."""
+    """How a run ended. `fault` is the node's failure in a sentence ("" = none, then the rest counts); CIDs are in the node's store.
+
+    `stopped`: it was told to stop, and `save` is where it goes on (None: from the beginning); nothing else counts then. A `save` besides
+    a result is that of a task that used up its work. `note`: what its owner should know.
+    """
 
     exit: int = 0
     killed: str = ""
@@ -21,6 +27,8 @@ class Ran(NamedTuple):
     rss_bytes: int = 0
     fault: str = ""
     ext: tuple[tuple[str, str], ...] = ()
+    stopped: bool = False
+    save: Save | None = None
 
 
 class Run(Protocol):
@@ -38,6 +46,22 @@ class Run(Protocol):
 
     def resume(self) -> None: ...
 
+    def stop(self) -> None:
+        """Save, and end soon; `wait` says `stopped`. Not for native tasks."""
+        ...
+
+    async def saved(self, again: bool) -> Save | None:
+        """The newest save, in the store, if it is newer than what this gave before, or `again`. The store does not keep it by itself."""
+        ...
+
+    def progress(self) -> Progress | None:
+        """How far it is, where that is known."""
+        ...
+
+    def marks(self) -> list[tuple[int, str]]:
+        """(work, root) of its marks so far."""
+        ...
+
     async def kill(self) -> None:
         """Returns when nothing of it runs any more. `wait` then gives some `Ran` that nobody reads."""
         ...
@@ -48,13 +72,14 @@ class Run(Protocol):
 
 
 class Executor(Protocol):
-    async def prepare(self, key: str, task: Task, say: Callable[[str], None]) -> None:
+    async def prepare(self, key: str, task: Task, say: Callable[[str], None], save_every_s: float) -> None:
         """Lay out all that `start` needs; may take its time. Everything the task names is in the store. `say` gets progress lines
         ("installing numpy"). `Refused` is a fault of the node."""
         ...
 
-    async def start(self, key: str, task: Task) -> Run:
-        """Run what was prepared under this key. `Refused` is a fault of the node."""
+    async def start(self, key: str, task: Task, save: bytes | None) -> Run:
+        """Run what was prepared under this key, from this save, which is in the store, unless a later one is at hand. `Refused` is a
+        fault of the node."""
         ...
 
     async def discard(self, key: str) -> None:

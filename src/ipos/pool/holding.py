@@ -15,10 +15,12 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from ipos.pool import data
+from ipos.pool import data, saves
 from ipos.pool import holder as h
-from ipos.pool.execute import Executor, Ran, Run
-from ipos.pool.journal import Journal
+from ipos.pool.execute import Executor, Ran
+from ipos.pool.held import Held, process_name
+from ipos.pool.journal import Journal, Offload
+from ipos.pool.offering import Offering, figures, saved, stopped
 from ipos.pool.records import Deal, Result
 from ipos.store import cid as c
 from ipos.store.blocks import BlockStore
@@ -27,7 +29,7 @@ from ipos.tree.synthetic import Events
 from ipos.wire import limits
 from ipos.wire.clock import Clock
 from ipos.wire.errors import Refused
-from ipos.wire.record import cid_of, decode, encode
+from ipos.wire.record import decode, encode
 
 log = logging.getLogger("ipos.holding")
 
@@ -46,27 +48,6 @@ class Load(Protocol):
         ...
 
 
-class Held:
-    """One lease here: its machine's state, and what the driver knows besides."""
-
-    def __init__(self, caller: str, deal: Deal, at: float) -> None:
-        self.caller = caller
-        self.deal = deal
-        self.state: h.State = h.Queued(deal.id, deal.grace_ms / 1000, at)
-        self.run: Run | None = None
-        self.ready: asyncio.Task[Result | None] | None = None
-        self.work: asyncio.Task[None] | None = None
-        self.outcome: dict[str, Any] | None = None
-        self.says = "waits for a slot"
-        self.began: float | None = None
-        self.off = False
-        self.task_cid = cid_of(deal.task)
-
-    @property
-    def word(self) -> str:
-        return type(self.state).__name__.lower()
-
-
 class Holding:
     """All leases that this node holds, for whichever coordinator."""
 
@@ -79,6 +60,8 @@ class Holding:
         executor: Executor,
         load: Load,
         fetch: data.Fetch,
+        holds: saves.Holds,
+        offload: Offload,
         node: str,
     ) -> None:
         self.clock = clock
@@ -94,6 +77,8 @@ class Holding:
         self._epochs: dict[tuple[str, str], int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._last_beat = 0.0
+        self._alone: dict[str, asyncio.Lock] = {}
+        self.offering = Offering(holds, offload, self._tell, self._spawn)
         self._closing = False
 
     # ---- what the tree calls
@@ -124,7 +109,7 @@ class Holding:
         return self.name(held)
 
     async def tell(self, caller: Caller, line: str) -> None:
-        """`hear`, `release LEASE`, `drop LEASE`: the commands of /proc/ctl."""
+        """`hear`, `release LEASE`, `drop LEASE`, `stop LEASE`, `kept LEASE`: the commands of /proc/ctl."""
         now = self.clock.now()
         match line.split():
             case ["hear"]:
@@ -133,15 +118,22 @@ class Holding:
                 self._step_id(caller.node, id, h.Released())
             case ["drop", id]:
                 self._step_id(caller.node, id, h.Dropped())
+            case ["stop", id]:
+                if (held := self.leases.get((caller.node, id))) is not None:
+                    self._stop(held)
+            case ["kept", id]:
+                if (held := self.leases.get((caller.node, id))) is not None:
+                    held.offered = None
             case []:
                 return
             case words:
-                raise Refused(f"'{words[0]}' is not a command of /proc/ctl; it knows hear, release LEASE, drop LEASE")
+                known = "hear, release LEASE, drop LEASE, stop LEASE, kept LEASE"
+                raise Refused(f"'{words[0]}' is not a command of /proc/ctl; it knows {known}")
         for held in [held for held in self.leases.values() if held.caller == caller.node]:
             self._step(held, h.Heard(now))
 
     def name(self, held: Held) -> str:
-        return f"{held.deal.id}@{held.caller[-6:]}"
+        return process_name(held.deal.id, held.caller)
 
     @property
     def busy(self) -> int:
@@ -157,6 +149,8 @@ class Holding:
                 now = self.clock.now()
                 for held in list(self.leases.values()):
                     self._step(held, h.Ticked(now))
+                    if held.run is not None and not held.off and isinstance(held.state, h.Busy):
+                        self.offering.look(held, held.run)
                 self._turns()
                 if now - self._last_beat >= limits.beat_s:
                     self.beat()
@@ -210,6 +204,7 @@ class Holding:
                     assert held.outcome is not None
                     self._tell(held, held.outcome)
                 case h.Forget():
+                    self._spawn(self.offering.let_go(held))
                     del self.leases[held.caller, held.deal.id]
                     if held.ready is not None and held.work is None:
                         self._spawn(self._unready(held))
@@ -270,16 +265,37 @@ class Holding:
             held.ready = self._spawn(self._readied(held))
         if (known := await held.ready) is not None:
             return self._ended(held, known, cached=True)
+        if not task.in_engine:
+            return await self._run(held, key)
+        identity = saves.identity(task, saves.engine_run(self.store, task))
+        async with self._alone.setdefault(identity, asyncio.Lock()):  # two runs would write one save
+            if not held.deal.fresh and (known := self._known(held.task_cid)) is not None:
+                return self._ended(held, known, cached=True)
+            return await self._run(held, key)
+
+    async def _run(self, held: Held, key: str) -> dict[str, Any]:
+        task = held.deal.task
+        if held.stopping:
+            return stopped(held, None)
         held.says = "runs"
-        held.run = await self.executor.start(key, task)
+        held.run = await self.executor.start(key, task, held.deal.save)
         if isinstance(held.state, h.Paused):
             held.run.pause()
+        if held.stopping:
+            held.run.stop()
         await held.run.exited()
         held.off = True  # its outputs are still to be stored; the next may begin
         self._turns()
         ran: Ran = await held.run.wait()
         if ran.fault:
             return {"event": "fault", "lease": held.deal.id, "reason": ran.fault}
+        if ran.save is not None:
+            await self.offering.hold(held, ran.save)
+        if ran.stopped:
+            return stopped(held, ran.save)
+        ext = dict(ran.ext)
+        if ran.save is not None:
+            ext |= {"save": c.text(ran.save.cid), "save_work": str(ran.save.work)}
         result = Result(
             task=held.task_cid,
             exit=ran.exit,
@@ -291,7 +307,7 @@ class Holding:
             wall_ms=round(ran.wall_s * 1000),
             rss_bytes=ran.rss_bytes,
             node=self.node,
-            ext=dict(ran.ext),
+            ext=ext,
         )
         if result.ok:
             self.journal.result(held.task_cid, encode(result))
@@ -308,9 +324,10 @@ class Holding:
             held.says = text
             self._tell(held, {"event": "says", "lease": held.deal.id, "text": text})
 
-        for cid in data.roots(task):
+        wanted = data.roots(task) if held.deal.save is None else [*data.roots(task), held.deal.save]
+        for cid in wanted:
             await data.bring(self.store, cid, self.fetch, (held.caller,), self.clock)
-        await self.executor.prepare(self.name(held), task, say)
+        await self.executor.prepare(self.name(held), task, say, held.deal.save_every_ms / 1000)
         return None
 
     async def _unready(self, held: Held) -> None:
@@ -338,6 +355,17 @@ class Holding:
             "blocks": [base64.b64encode(block).decode() for block in small],
         }
 
+    def _stop(self, held: Held) -> None:
+        """Save the task, and end: somebody else goes on with it, or nobody for now."""
+        if held.stopping:
+            return
+        held.stopping = True
+        if held.run is not None:
+            held.run.stop()
+        elif isinstance(held.state, h.Queued):
+            held.outcome = stopped(held, None)
+            self._step(held, h.Exited(self.clock.now()))
+
     # ---- events
 
     def _tell(self, held: Held, event: dict[str, Any]) -> None:
@@ -348,6 +376,7 @@ class Holding:
         mine = [held for held in self.leases.values() if held.caller == caller]
         states = [{"lease": held.deal.id, "state": held.word, "text": held.says} for held in mine]
         lines = [self._line({"event": "here", "boot": self.boot, "leases": states}), self._line(self._beat(caller))]
+        lines += [self._line(saved(held, held.offered)) for held in mine if held.offered is not None]
         lines += [self._line(held.outcome) for held in mine if isinstance(held.state, h.Kept) and held.outcome]
         return lines
 
@@ -357,16 +386,18 @@ class Holding:
 
     def listing(self) -> list[dict[str, Any]]:
         """For `ipos ps`: what runs and waits here."""
-        now = self.clock.now()
-        return [
-            {
-                "pid": self.name(held),
-                "task": c.text(held.task_cid),
-                "name": held.deal.task.name,
-                "job": held.deal.job,
-                "state": held.word,
-                "seconds": round(now - held.began, 1) if held.began is not None else 0.0,
-                "says": held.says,
-            }
-            for held in self.leases.values()
-        ]
+        return [self._row(held) for held in self.leases.values()]
+
+    def _row(self, held: Held) -> dict[str, Any]:
+        progress = held.run.progress() if held.run is not None else None
+        known = figures(progress) if progress is not None else {"work": None, "speed": None, "save_age_s": None}
+        return {
+            "pid": self.name(held),
+            "task": c.text(held.task_cid),
+            "name": held.deal.task.name,
+            "job": held.deal.job,
+            "state": held.word,
+            "seconds": round(self.clock.now() - held.began, 1) if held.began is not None else 0.0,
+            "says": held.says,
+            **{key: known[key] for key in ("work", "speed", "save_age_s")},
+        }

@@ -68,7 +68,7 @@ class Unprepared(Event, frozen=True):
 
 
 class TaskEnded(Event, frozen=True):
-    """`how`: "done", "failed" or "given_up"."""
+    """`how`: "done", "failed", "given_up" or "cancelled" (that one task: it was handed over)."""
 
     how: str
     from_store: bool
@@ -120,7 +120,7 @@ def _task_ended(state: Working, event: TaskEnded) -> Answer:
         old.done + (event.how == "done"),
         old.failed + (event.how == "failed"),
         old.given_up + (event.how == "given_up"),
-        old.cancelled,
+        old.cancelled + (event.how == "cancelled"),
         old.from_store + event.from_store,
     )
     if counts.ended == counts.total:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
@@ -21,11 +21,15 @@ from ipos.wire.errors import Refused
 from ipos.wire.record import decode
 from ipos.wire.text import lines
 
+Answer = Callable[[Caller, bytes], Awaitable[str]]
+Marks = Callable[[BlockStore, Row], Awaitable[str]]
 Submit = Callable[[bytes], Awaitable[Job]]
 
 
-def jobs_dir(coordinator: Coordinator, store: BlockStore, submit: Submit) -> Dir:
-    """The directory /job."""
+def jobs_dir(
+    coordinator: Coordinator, store: BlockStore, submit: Submit, answers: Mapping[str, Answer], marks: Marks
+) -> Dir:
+    """The directory /job; `answers`: files beside `clone` that take a question each."""
     made: dict[int, Dir] = {}
 
     async def clone(caller: Caller, question: bytes) -> str:
@@ -39,15 +43,17 @@ def jobs_dir(coordinator: Coordinator, store: BlockStore, submit: Submit) -> Dir
         job = coordinator.jobs.get(int(name)) if name.isdigit() else None
         if job is None:
             return None
-        return made.setdefault(job.id, _job_dir(coordinator, job, store))
+        return made.setdefault(job.id, _job_dir(coordinator, job, store, marks))
 
-    return Dir({"clone": Clone(clone, limits.job_spec_bytes)}, lambda: map(str, coordinator.jobs), find)
+    files: dict[str, File] = {name: Clone(answer, limits.ctl_line_bytes) for name, answer in answers.items()}
+    files["clone"] = Clone(clone, limits.job_spec_bytes)
+    return Dir(files, lambda: map(str, coordinator.jobs), find)
 
 
-def _job_dir(coordinator: Coordinator, job: Job, store: BlockStore) -> Dir:
+def _job_dir(coordinator: Coordinator, job: Job, store: BlockStore, marks: Marks) -> Dir:
     async def ctl(caller: Caller, line: str) -> None:
         if line.split() == ["cancel"]:
-            if job.over:
+            if job.over and not any(row.save is not None for row in job.rows):
                 raise Refused(f"job {job.id} has ended already")
             coordinator.cancel(job)
         elif line.strip():
@@ -59,7 +65,7 @@ def _job_dir(coordinator: Coordinator, job: Job, store: BlockStore) -> Dir:
         if not name.isdigit() or int(name) >= len(job.rows):
             return None
         row = job.rows[int(name)]
-        return made.setdefault(row.i, _task_dir(job, row, store))
+        return made.setdefault(row.i, _task_dir(coordinator, job, row, store, marks))
 
     files: dict[str, File] = {
         "ctl": Text(None, ctl),
@@ -72,7 +78,7 @@ def _job_dir(coordinator: Coordinator, job: Job, store: BlockStore) -> Dir:
     return Dir(files, lambda: (str(i) for i in range(len(job.rows))), find)
 
 
-def _task_dir(job: Job, row: Row, store: BlockStore) -> Dir:
+def _task_dir(coordinator: Coordinator, job: Job, row: Row, store: BlockStore, marks: Marks) -> Dir:
     def result() -> Result | None:
         return decode(Result, store.get(c.parse(row.state.result))) if isinstance(row.state, t.Done) else None
 
@@ -81,9 +87,14 @@ def _task_dir(job: Job, row: Row, store: BlockStore) -> Dir:
             ended = result()
             return None if ended is None else ended.stdout if which == "stdout" else ended.stderr
 
-        def read(offset: int, count: int) -> bytes:
-            found = cid()
-            return b"" if found is None else unixfs.read(store, found, offset, count)
+        async def read(offset: int, count: int) -> bytes:
+            """What is there, also of a task that runs; waits for more until the task has ended."""
+            while (found := cid()) is None:
+                piece = await coordinator.peek(row, which, offset, count)
+                ended = job.over or isinstance(row.state, (t.GivenUp, t.Cancelled, t.Suspended))
+                if piece or (ended and cid() is None):
+                    return piece
+            return unixfs.read(store, found, offset, count)
 
         def size() -> int:
             found = cid()
@@ -106,6 +117,7 @@ def _task_dir(job: Job, row: Row, store: BlockStore) -> Dir:
                 "cached": not row.state.node,
                 **{key: int(ended.ext[key]) for key in ("work", "resumed_at") if key in ended.ext},
                 "root": ended.ext.get("root"),
+                "note": ended.ext.get("note"),
             }
         return lines(pairs)
 
@@ -116,5 +128,6 @@ def _task_dir(job: Job, row: Row, store: BlockStore) -> Dir:
             "cmd": Text(lambda: " ".join([row.task.name, *row.task.args]) + "\n"),
             "stdout": output("stdout"),
             "stderr": output("stderr"),
+            "marks": Text(lambda: marks(store, row)),
         }
     )

@@ -15,6 +15,7 @@ from ipos.pool.journal import JobState, Times
 from ipos.pool.machine import State
 from ipos.pool.placement import Choice
 from ipos.pool.records import Task
+from ipos.pool.saves import Save
 from ipos.pool.spec import JobSpec
 from ipos.store import cid as c
 from ipos.tree.synthetic import Events
@@ -30,6 +31,8 @@ class Row:
         self._task = task
         self.state: Any = state
         self.says = ""
+        self.save: Save | None = None  # the newest that this node keeps
+        self.progress: dict[str, Any] | None = None
         self.sizes: dict[bytes, int] | None = None
         self.size: int | None = None  # as Job.size found it
 
@@ -68,6 +71,7 @@ class Note(msgspec.Struct):
 
     estimate_s: float | None = None
     moved: int = 0
+    resumed: int = 0
     repeated_s: float = 0.0
     sizes: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     written: int = 0
@@ -148,6 +152,11 @@ class Job:
             row.says = text
         self.emit({"event": "says", "i": None if row is None else row.i, "text": text})
 
+    def progressed(self, row: Row, event: dict[str, Any]) -> None:
+        """How far a task of the engine is: phase, work, speed, save_age_s."""
+        row.progress = {key: event[key] for key in ("phase", "work", "speed", "save_age_s")}
+        self.emit({"event": "progress", "i": row.i, **row.progress})
+
     def emit(self, event: dict[str, Any]) -> None:
         self.events.emit(msgspec.json.encode(event).decode())
 
@@ -175,6 +184,14 @@ class Job:
     def over(self) -> bool:
         return isinstance(self.state, (j.Finished, j.Stopped, j.Refused))
 
+    @property
+    def rests(self) -> bool:
+        """Whether nothing of it goes on by itself: it is over, or all that is left is suspended."""
+        open_ = (t.Pending, t.Leased)
+        return self.over or (
+            isinstance(self.state, j.Working) and not any(isinstance(r.state, open_) for r in self.rows)
+        )
+
     def status(self) -> dict[str, Any]:
         """The pairs of /job/<n>/status."""
         state = self.state
@@ -197,7 +214,9 @@ class Job:
             "cancelled": counts.cancelled,
             "from_store": counts.from_store,
             "running": running,
+            "suspended": sum(isinstance(row.state, t.Suspended) for row in self.rows) if not self.over else 0,
             "moved": self.info.moved,
+            "resumed": self.info.resumed,
             "repeated_s": round(self.info.repeated_s, 2),
             "estimate_s": self.info.estimate_s,
             "mean_s": None if self.mean_s is None else round(self.mean_s, 4),
@@ -215,12 +234,16 @@ class Job:
         out: dict[str, Any] = {"i": row.i, "name": row.name, "state": row.word}
         if isinstance(state, t.Leased):
             out["node"] = self.names.get(state.lease.node, state.lease.node)
+            out |= row.progress or {}
         elif isinstance(state, t.Done):
             out |= {
                 "node": self.names.get(state.node, state.node) or "store",
                 "result": state.result,
                 "wall_s": state.wall_s,
             }
+            out |= {"resumed": state.resumed} if state.resumed else {}
+        elif isinstance(state, t.Suspended):
+            out["save_work"] = row.save.work if row.save is not None else 0
         elif isinstance(state, t.GivenUp):
             out["reason"] = state.reason
         return out
@@ -240,12 +263,15 @@ class Job:
         elif isinstance(state, t.Done):
             node = self.names.get(state.node, state.node)
             lines.append(
-                f"{head} ran on {node} because: {state.why}"
+                f"{head} ran on {node}{', ' + state.resumed if state.resumed else ''} because: {state.why}"
                 if node
                 else f"{head} was answered from the store: equal task, same result"
             )
         elif isinstance(state, t.GivenUp):
             lines.append(f"{head} was given up: {state.reason}")
+        elif isinstance(state, t.Suspended):
+            at = f"at {row.save.work / 1e9:.2f} Gop" if row.save is not None else "before it was saved"
+            lines.append(f"{head} is suspended {at}: ipos resume {self.id}.{row.i} goes on")
         elif isinstance(state, t.Cancelled):
             lines.append(f"{head} was cancelled")
         else:

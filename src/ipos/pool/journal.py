@@ -20,18 +20,19 @@ from ipos.pool import job as j
 from ipos.pool import task as t
 from ipos.wire.errors import Refused
 
-SCHEMA = 1
+SCHEMA = 2  # 2: saves of tasks, suspended tasks
 TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS jobs (id INTEGER PRIMARY KEY, spec BLOB NOT NULL, state BLOB NOT NULL, note BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS tasks (job INTEGER, i INTEGER, name TEXT NOT NULL, record BLOB NOT NULL, state BLOB NOT NULL,
                                   PRIMARY KEY (job, i)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS saves (job INTEGER, i INTEGER, save BLOB NOT NULL, work INTEGER NOT NULL, PRIMARY KEY (job, i)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS results (task BLOB PRIMARY KEY, result BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS times (program BLOB PRIMARY KEY, n INTEGER, sx REAL, sy REAL, sxx REAL, sxy REAL) WITHOUT ROWID;
 """
 
 JobState = j.Preparing | j.Working | j.Finished | j.Stopped | j.Refused
-TaskState = t.Pending | t.Leased | t.Done | t.GivenUp | t.Cancelled
+TaskState = t.Pending | t.Leased | t.Suspended | t.Done | t.GivenUp | t.Cancelled
 
 _jobs: msgspec.json.Decoder[JobState] = msgspec.json.Decoder(JobState)
 _tasks: msgspec.json.Decoder[TaskState] = msgspec.json.Decoder(TaskState)
@@ -78,6 +79,9 @@ class Journal:
         self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'OFF'}")
         self._db.executescript(TABLES)
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA),))
+        self._db.execute(
+            "UPDATE meta SET value=? WHERE key='schema' AND value='1'", (str(SCHEMA),)
+        )  # it only lacked a table
         found = self.meta("schema")
         if found != str(SCHEMA):
             raise Refused(f"{path} was written by a newer IPOS (schema {found}, this one reads {SCHEMA}): update IPOS")
@@ -95,6 +99,12 @@ class Journal:
 
     def task_state(self, job: int, i: int, state: t.State) -> None:
         self._note("UPDATE tasks SET state=? WHERE job=? AND i=?", msgspec.json.encode(state), job, i)
+
+    def save(self, job: int, i: int, save: bytes, work: int) -> None:
+        self._note("INSERT OR REPLACE INTO saves VALUES (?,?,?,?)", job, i, save, work)
+
+    def forget_save(self, job: int, i: int) -> None:
+        self._note("DELETE FROM saves WHERE job=? AND i=?", job, i)
 
     def result(self, task: bytes, result: bytes) -> None:
         self._note("INSERT OR REPLACE INTO results VALUES (?,?)", task, result)
@@ -134,6 +144,12 @@ class Journal:
                 "SELECT i, name, record, state FROM tasks WHERE job=? ORDER BY i", (job,)
             ).fetchall()
         return [TaskRow(i, name, record, _tasks.decode(state)) for i, name, record, state in rows]
+
+    def saves(self, job: int) -> dict[int, tuple[bytes, int]]:
+        """(CID, work) of the saves of a job's tasks, by index."""
+        with self._lock:
+            rows = self._db.execute("SELECT i, save, work FROM saves WHERE job=?", (job,)).fetchall()
+        return {i: (save, work) for i, save, work in rows}
 
     def last_job(self) -> int:
         with self._lock:

@@ -33,7 +33,7 @@ class Waiting(Lease, frozen=True):
 
 
 class Running(Lease, frozen=True):
-    """`began`: when the coordinator heard that the task started."""
+    """`began`: when the coordinator heard that the task started, or had its newest save: what came before need not be repeated."""
 
     began: float
 
@@ -76,6 +76,12 @@ class Accepted(Event, frozen=True):
 
 
 class Started(Event, frozen=True):
+    at: float
+
+
+class Saved(Event, frozen=True):
+    """The coordinator has a save of the task, on disk."""
+
     at: float
 
 
@@ -170,6 +176,11 @@ def _accepted(state: Lease, event: Accepted) -> Answer:
 def _started(state: Lease, event: Started) -> Answer:
     began = _since_start(state)
     return Running(state.id, state.node, state.grace_s, state.since, event.at, event.at if began is None else began), []
+
+
+@lease.on(Running, Saved)
+def _saved(state: Running, event: Saved) -> Answer:
+    return Running(state.id, state.node, state.grace_s, state.since, event.at, event.at), []
 
 
 @lease.on((Waiting, Running), Heard)

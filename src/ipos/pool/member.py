@@ -24,6 +24,7 @@ from ipos.wire.record import encode
 
 log = logging.getLogger("ipos.member")
 
+QUIET_S = 2.5 * limits.beat_s  # a node that was not heard for so long is dealt nothing, though its connection stands
 RETRY_S = (0.1, 0.3, 1.0, 3.0)
 
 
@@ -73,6 +74,7 @@ class Member:
         self.known: set[bytes] = set()
         self.ours = 0
         self.connected = False
+        self.client: Client | None = None  # while connected
         self.last_heard: float | None = None
         self.why_not = "not reached yet"
         self._connect = connect
@@ -110,7 +112,7 @@ class Member:
             foreign=beat.foreign,
             speed=beat.speed,
             memory_free=beat.memory_free,
-            silent_s=None if self.connected else self._clock.now() - (self.last_heard or 0.0),
+            silent_s=self._silent_s(),
             platform=beat.platform,
             local=self.local,
             declined=beat.declined,
@@ -118,6 +120,11 @@ class Member:
             ahead=ahead,
             engine=beat.engine,
         )
+
+    def _silent_s(self) -> float | None:
+        """How long it has not been heard, if that is longer than it should be; None: it is there."""
+        silence = self._clock.now() - (self.last_heard or 0.0)
+        return None if self.connected and silence < QUIET_S else silence
 
     # ---- life
 
@@ -130,6 +137,7 @@ class Member:
             except (OSError, TimeoutError) as error:
                 self.why_not = str(error)
             else:
+                self.client = client
                 try:
                     async with asyncio.TaskGroup() as group:
                         reader = group.create_task(self._read(client))
@@ -140,6 +148,7 @@ class Member:
                     self.why_not = str(errors.exceptions[0])
                     log.info("%s: %s", self.name, self.why_not)
                 finally:
+                    self.client = None
                     client.close()
                     failures = 0 if self.connected else failures
                     self._end()

@@ -71,6 +71,11 @@ async def prepare(
     spec = job.spec
     if unknown := [name for name in spec.nodes if name not in names]:
         raise Refused(f"no machine of this pool is called {unknown[0]}; there are {', '.join(sorted(names))}")
+    if spec.resume is not None:
+        task = decode(Task, store.get(c.parse(spec.resume.task)))
+        rows = [Row(0, "", task, t.Pending())]
+        job.times, job.lessons = journal.times(task.program), journal.times(estimate.jobs_of(task.program))
+        return rows, _known(rows, store, journal)
     path = Path(spec.program)
     built_for = platform_of_engine() if spec.wasm is not None else await offload(lambda: check_program(path))
     if spec.out is not None:
@@ -101,14 +106,17 @@ async def prepare(
     if rows:
         program = rows[0].task.program
         job.times, job.lessons = journal.times(program), journal.times(estimate.jobs_of(program))
+    return rows, {} if spec.fresh else _known(rows, store, journal)
+
+
+def _known(rows: list[Row], store: BlockStore, journal: Journal) -> Known:
     known: Known = {}
-    if not spec.fresh:
-        for row in rows:
-            body = journal.result_of(row.cid)
-            if body is not None and all(data.complete(store, cid) for cid in data.results(decode(Result, body))):
-                known[row.i] = c.of_dag_cbor(body), decode(Result, body)
-                store.put([(known[row.i][0], body)])
-    return rows, known
+    for row in rows:
+        body = journal.result_of(row.cid)
+        if body is not None and all(data.complete(store, cid) for cid in data.results(decode(Result, body))):
+            known[row.i] = c.of_dag_cbor(body), decode(Result, body)
+            store.put([(known[row.i][0], body)])
+    return known
 
 
 def _read(
@@ -148,7 +156,10 @@ def _read(
 
     if spec.over is None:
         stdin = content(spec.stdin) if spec.stdin is not None else None
-        return [Row(0, "", task(spec.args, stdin, {}), t.Pending())]
+        files = _root(store, spec.root) if spec.root is not None else {}
+        if script is not None and script.name in files:
+            raise Refused(f"{spec.root} has a {script.name} of its own, where the script would lie: rename one")
+        return [Row(0, "", task(spec.args, stdin, files), t.Pending())]
     rows: list[Row] = []
     for i, one in enumerate(spec.over):
         cid = content(one.path)
@@ -161,6 +172,16 @@ def _read(
         _ = job.size(row), row.cid  # computed here, not on the loop
         rows.append(row)
     return rows
+
+
+def _root(store: BlockStore, root: str) -> dict[str, bytes]:
+    """What lies in a directory, by name."""
+    try:
+        return {link.name: link.cid for link in unixfs.entries(store, unixfs.add_dir(store, Path(root), links=True))}
+    except OSError as error:
+        if isinstance(error, Refused):
+            raise
+        raise Refused(f"the root directory {root} cannot be read: {os.strerror(error.errno or 0)}") from None
 
 
 def foretell(job: Job, rows: list[Row], known: Known, offers: list[Offer]) -> float | None:

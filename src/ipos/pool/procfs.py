@@ -13,6 +13,8 @@ from ipos.wire import limits
 from ipos.wire.errors import Refused
 from ipos.wire.text import lines
 
+PEEK_S = 0.05  # between two looks at the output of a run
+
 
 class _MyEvents(File):
     """/proc/events: each coordinator sees its own leases."""
@@ -73,10 +75,18 @@ def _process_dir(holding: Holding, held: Held) -> Dir:
         )
 
     def output(which: str) -> Blob:
-        def read(offset: int, count: int) -> bytes:
-            return held.run.peek(which, offset, count) if held.run is not None else b""
+        async def read(offset: int, count: int) -> bytes:
+            """What is there; waits for more while it runs."""
+            while held.run is None or not (piece := held.run.peek(which, offset, count)):
+                if held.outcome is not None or held.off or holding.leases.get((held.caller, held.deal.id)) is not held:
+                    return b""
+                await holding.clock.sleep(PEEK_S)
+            return piece
 
         return Blob(read, lambda: 0)
+
+    def marks() -> str:
+        return "".join(f"{work} {root}\n" for work, root in (held.run.marks() if held.run is not None else []))
 
     task = held.deal.task
     return Dir(
@@ -85,5 +95,6 @@ def _process_dir(holding: Holding, held: Held) -> Dir:
             "cmd": Text(lambda: " ".join([task.name, *task.args]) + "\n"),
             "stdout": output("stdout"),
             "stderr": output("stderr"),
+            "marks": Text(marks),
         }
     )

@@ -34,6 +34,10 @@ class Task(Record, frozen=True, kw_only=True):
     platform: str = ""
     limits: Limits = Limits()
 
+    @property
+    def in_engine(self) -> bool:
+        return self.platform.startswith("wasm:")
+
 
 class EngineRun(Record, frozen=True, kw_only=True):
     """What a task of the engine has in the place of an Environment; its platform is `wasm:<engine>`. Bytes, units of work, `seed` as
@@ -51,8 +55,10 @@ class EngineRun(Record, frozen=True, kw_only=True):
 class Result(Record, frozen=True, kw_only=True):
     """What a task came to. `exit` is the program's status, -N if signal N ended it.
 
-    A task of the engine has `work` (units), `root` and `resumed_at` (work of the save it went on from) in `ext`. `killed`: the sentence of the limit that ended it, or ""; `dir`: the files it left in its directory, None if it left none. Only
-    `task`, `exit`, `stdout`, `stderr` and `dir` say what was computed; the rest is measured and differs from run to run.
+    `killed`: the sentence of the limit that ended it, or ""; `dir`: the files it left in its directory, None if it left none. Only
+    `task`, `exit`, `stdout`, `stderr` and `dir` say what was computed; the rest is measured and differs from run to run. A task of the
+    engine has in `ext`: `work` (units), `root`, `marks` (CID of a file of lines `work root`), which are computed too; and `resumed_at` (work of
+    the save it went on from), `note` (what its owner should know), and, if it used up its work, `save` (CID) and `save_work`.
     """
 
     v: int = 1
@@ -76,7 +82,8 @@ class Deal(Record, frozen=True, kw_only=True):
     """A coordinator gives a node a lease. Dealing the same `id` again changes nothing, so a lost reply is no problem.
 
     `job` is for people ("job 7 of desk"); `epoch`: the coordinator's, nodes obey the highest they have seen; `blocks`: small blocks the
-    node may not have, so that small tasks need no second message.
+    node may not have, so that small tasks need no second message. `save`: the packed save that a task of the engine goes on from;
+    `save_every_ms`: how often it is to be saved.
     """
 
     v: int = 1
@@ -87,3 +94,5 @@ class Deal(Record, frozen=True, kw_only=True):
     task: Task
     fresh: bool
     blocks: tuple[bytes, ...] = ()
+    save: Link | None = None
+    save_every_ms: int = round(limits.save_every_s * 1000)

@@ -28,12 +28,22 @@ class Wasm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     env: dict[str, str] = {}
 
 
+class Resume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An unfinished task that this job goes on with: CIDs of its record and of its save (None: from the beginning), which are in the
+    node's store, and the work that was done when the save was made."""
+
+    task: str
+    save: str | None
+    work: int
+
+
 class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"with_": "with"}):
     """A job of native tasks: `program` once for each of `over`, or once if `over` is None (`ipos run`).
 
     Paths are absolute paths of the host on which the node runs, so only its owner, on its own socket, may hand in a job. In `args`
     every `{}` becomes the name of the input file, which then lies in the task's directory; without a `{}` the input is the standard
-    input. `out`: the directory that gets each task's standard output under the name of its input. Seconds and bytes; 0 = no limit.
+    input. `out`: the directory that gets each task's standard output under the name of its input; without inputs, the files that the
+    program made. `root`: a directory that becomes the program's files (engine only). Seconds and bytes; 0 = no limit.
     """
 
     program: str
@@ -41,6 +51,7 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"
     over: tuple[Input, ...] | None = None
     stdin: str | None = None
     out: str | None = None
+    root: str | None = None
     nodes: tuple[str, ...] = ()
     with_: tuple[str, ...] = ()
     output_bytes: int = limits.output_bytes
@@ -50,6 +61,8 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"
     fresh: bool = False
     grace_s: float = limits.grace_s
     wasm: Wasm | None = None
+    save_every_s: float = limits.save_every_s
+    resume: Resume | None = None
 
     @property
     def by_argument(self) -> bool:
@@ -71,6 +84,12 @@ def parse(data: bytes) -> JobSpec:
         raise Refused(f"the arguments are longer than {limits.args_bytes} bytes")
     if min(spec.output_bytes, spec.memory_bytes, spec.wall_s, spec.retries) < 0:
         raise Refused("a limit cannot be negative")
+    if spec.save_every_s < limits.save_every_least_s:
+        raise Refused(
+            f"a save every {spec.save_every_s:g} s is too often, the least is {limits.save_every_least_s:g} s"
+        )
+    if spec.root is not None and (spec.wasm is None or spec.over is not None):
+        raise Refused("a root directory is for one run in the engine (ipos run --wasm --root DIR)")
     if spec.wasm is not None:
         _check_wasm(spec.wasm)
     if spec.over is not None:

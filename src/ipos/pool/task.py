@@ -3,6 +3,9 @@
 A task that a node could not even run (a *fault*: no disk, no memory, worker killed) goes to another node, at most
 `limits.faults_per_task` times. A program that ran and failed (an exit status other than 0, a signal of its own) is a *result*: it would
 fail again, so it is reported, not repeated, unless the job asked for `retries`. A lost lease counts against nobody.
+
+Its owner may suspend a task that can be saved (one of the engine): the holder saves and stops, and nobody has it until it is resumed. A
+holder that is lost before it has answered changes nothing of that: the newest save that the coordinator has is what is resumed.
 """
 
 from __future__ import annotations
@@ -41,16 +44,22 @@ class Pending(Task, frozen=True):
 class Leased(Task, frozen=True, kw_only=True):
     lease: l.Offered | l.Waiting | l.Running | l.Silent
     why: str = ""
+    stopping: bool = False  # its owner has suspended it, the holder has not answered yet
+
+
+class Suspended(Task, frozen=True):
+    """Nobody has it, on its owner's word."""
 
 
 class Done(Task, frozen=True, kw_only=True):
-    """`node` is empty for a result that was there before; `ok`: the program ended with status 0."""
+    """`node` is empty for a result that was there before; `ok`: the program ended with status 0; `resumed`: from which save, in words."""
 
     result: str  # CID of the Result record, text
     ok: bool
     node: str = ""
     wall_s: float = 0.0
     why: str = ""
+    resumed: str = ""
 
 
 class GivenUp(Task, frozen=True, kw_only=True):
@@ -75,7 +84,18 @@ class OfLease(Event, frozen=True):
     """Something happened to the lease `id`."""
 
     id: str
-    event: l.Accepted | l.Started | l.Heard | l.Hushed | l.Ticked | l.GivenBack | l.Missing | l.Recalled | l.Restarted
+    event: (
+        l.Accepted
+        | l.Started
+        | l.Saved
+        | l.Heard
+        | l.Hushed
+        | l.Ticked
+        | l.GivenBack
+        | l.Missing
+        | l.Recalled
+        | l.Restarted
+    )
 
 
 class Resulted(Event, frozen=True):
@@ -88,6 +108,7 @@ class Resulted(Event, frozen=True):
     at: float
     wall_s: float = 0.0
     retry: bool = False
+    resumed: str = ""
 
 
 class Impossible(Event, frozen=True):
@@ -100,7 +121,22 @@ class Cancel(Event, frozen=True):
     at: float
 
 
+class Suspend(Event, frozen=True):
+    at: float
+
+
+class Resume(Event, frozen=True):
+    at: float
+
+
 class Deal(Instruction, frozen=True):
+    id: str
+    node: str
+
+
+class Halt(Instruction, frozen=True):
+    """Tell `node` to save the task and to stop it."""
+
     id: str
     node: str
 
@@ -145,13 +181,13 @@ def _dealt(state: Pending, event: Dealt) -> Answer:
     return Leased(state.attempt + 1, state.past, lease=offered, why=event.why), [Deal(event.id, event.node)]
 
 
-@task.on(Leased, OfLease, to=(Leased, Pending, GivenUp))
+@task.on(Leased, OfLease, to=(Leased, Pending, GivenUp, Suspended))
 def _of_lease(state: Leased, event: OfLease) -> Answer:
     if event.id != state.lease.id:
         return state, []  # an earlier lease of the same task: it was given away, what becomes of it changes nothing
     new, instructions = l.lease.step(state.lease, event.event)
     if isinstance(new, l.Open):
-        return Leased(state.attempt, state.past, lease=new, why=state.why), []
+        return Leased(state.attempt, state.past, lease=new, why=state.why, stopping=state.stopping), []
     for each in instructions:
         if isinstance(each, l.Requeue):
             return _again(state, Past(each.node, each.reason, each.fault, each.wasted_s))
@@ -162,6 +198,8 @@ def _of_lease(state: Leased, event: OfLease) -> Answer:
 
 def _again(state: Leased, past: Past) -> Answer:
     history = (*state.past, past)
+    if state.stopping:
+        return Suspended(state.attempt, history), [Recall(state.lease.id, past.node)]
     if sum(p.fault for p in history) >= limits.faults_per_task:
         reason = f"{limits.faults_per_task} nodes could not run it, the last one: {past.reason}"
         return GivenUp(state.attempt, history, reason=reason), [Recall(state.lease.id, past.node), Abandon(reason)]
@@ -184,7 +222,8 @@ def _resulted(state: Leased, event: Resulted) -> Answer:
 
 
 @task.on(Pending, Resulted, to=Done)
-def _resulted_late(state: Pending, event: Resulted) -> Answer:
+@task.on(Suspended, Resulted, to=Done)
+def _resulted_late(state: Pending | Suspended, event: Resulted) -> Answer:
     rest = [Confirm(event.id, event.node)] if event.id else []
     return _done(state, event), [*rest, Deliver(event.result, event.ok)]
 
@@ -198,8 +237,9 @@ def _done(state: Task, event: Resulted) -> Done:
         else "answered from the store"
     )
     return Done(
-        state.attempt, state.past, result=event.result, ok=event.ok, node=event.node, wall_s=event.wall_s, why=why
-    )
+        state.attempt, state.past, result=event.result, ok=event.ok, node=event.node, wall_s=event.wall_s, why=why,
+        resumed=event.resumed,
+    )  # fmt: skip
 
 
 @task.on((Done, GivenUp, Cancelled), Resulted)
@@ -212,8 +252,25 @@ def _impossible(state: Pending, event: Impossible) -> Answer:
     return GivenUp(state.attempt, state.past, reason=event.reason), [Abandon(event.reason)]
 
 
+@task.on(Pending, Suspend, to=Suspended)
+def _suspended(state: Pending, event: Suspend) -> Answer:
+    return Suspended(state.attempt, state.past), []
+
+
+@task.on(Leased, Suspend)
+def _suspended_leased(state: Leased, event: Suspend) -> Answer:
+    stopping = Leased(state.attempt, state.past, lease=state.lease, why=state.why, stopping=True)
+    return stopping, [Halt(state.lease.id, state.lease.node)]
+
+
+@task.on(Suspended, Resume, to=Pending)
+def _resumed(state: Suspended, event: Resume) -> Answer:
+    return Pending(state.attempt, state.past), []
+
+
 @task.on(Pending, Cancel, to=Cancelled)
-def _cancelled(state: Pending, event: Cancel) -> Answer:
+@task.on(Suspended, Cancel, to=Cancelled)
+def _cancelled(state: Pending | Suspended, event: Cancel) -> Answer:
     return Cancelled(state.attempt, state.past), []
 
 

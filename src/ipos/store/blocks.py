@@ -1,12 +1,13 @@
 """Blocks by CID: the interface, a store in memory, and a store on disk.
 
 The disk store is one append-only pack: `u32 length, 36 bytes of CID, block`, again and again. The index is in memory, read from the
-headers at start; a torn tail (a crash in the middle of a write) is cut off there. Issue 3 replaces the index by SQLite and lets several
-processes write.
+headers at start; a torn tail (a crash in the middle of a write) is cut off there. A deleted block keeps its header, marked, and its bytes go
+back to the file system (a hole in the file). Issue 3 replaces the index by SQLite and lets several processes write.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -49,6 +50,10 @@ class BlockStore(Protocol):
         """Bytes of the block; `Missing` if unknown."""
         ...
 
+    def delete(self, cids: Iterable[bytes]) -> None:
+        """Unknown ones are nothing. After a crash some may be back."""
+        ...
+
     def __iter__(self) -> Iterator[bytes]: ...
 
 
@@ -81,11 +86,19 @@ class MemoryStore:
     def size(self, cid: bytes) -> int:
         return len(self.get(cid))
 
+    def delete(self, cids: Iterable[bytes]) -> None:
+        for cid in cids:
+            self._blocks.pop(cid, None)
+
     def __iter__(self) -> Iterator[bytes]:
         return iter(list(self._blocks))
 
 
 HEAD = struct.Struct(f"<I{c.LENGTH}s")
+LENGTH = struct.Struct("<I")
+DELETED = 1 << 31  # in a header's length
+PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class PackStore:
@@ -110,10 +123,12 @@ class PackStore:
         size = os.fstat(self._fd).st_size
         at = 0
         while at + HEAD.size <= size:
-            length, cid = HEAD.unpack(os.pread(self._fd, HEAD.size, at))
+            marked, cid = HEAD.unpack(os.pread(self._fd, HEAD.size, at))
+            length = marked & ~DELETED
             if length > limits.block_bytes or not c.valid(cid) or at + HEAD.size + length > size:
                 break
-            self._index[cid] = (at + HEAD.size, length)
+            if marked == length:
+                self._index[cid] = (at + HEAD.size, length)
             at += HEAD.size + length
         if at < size:
             os.ftruncate(self._fd, at)
@@ -153,6 +168,16 @@ class PackStore:
                 ) from None
             self._index.update(places)
             self._end = at
+
+    def delete(self, cids: Iterable[bytes]) -> None:
+        with self._lock:
+            for cid in cids:
+                where = self._index.pop(cid, None)
+                if where is not None:
+                    at, length = where
+                    os.pwrite(self._fd, LENGTH.pack(length | DELETED), at - HEAD.size)
+                    # a file system without holes keeps the bytes: nothing is wrong but the disk that they use
+                    _libc.fallocate(self._fd, PUNCH_HOLE, ctypes.c_longlong(at), ctypes.c_longlong(length))
 
     def _write(self, body: bytes, at: int) -> None:
         view = memoryview(body)

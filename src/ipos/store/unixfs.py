@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -19,7 +19,7 @@ WIDTH = 1024
 DEPTH = 16  # of a file's tree or of nested directories; 1024**16 leaves are out of anybody's reach
 DIRECTORY_BYTES = 256 << 10
 BATCH_BYTES = 8 << 20
-FILE, DIR = 2, 1
+FILE, DIR, SYMLINK = 2, 1, 4
 
 
 class Link(NamedTuple):
@@ -127,8 +127,8 @@ def parse(block: bytes) -> Node:
             size = value
         elif number == 4 and isinstance(value, int):
             sizes.append(value)
-    if kind not in (FILE, DIR):
-        raise BadRecord("", f"UnixFS type {kind} is not served (files and plain directories are)")
+    if kind not in (FILE, DIR, SYMLINK):
+        raise BadRecord("", f"UnixFS type {kind} is not served (files, symbolic links and plain directories are)")
     if kind == FILE and len(sizes) != len(links):
         raise BadRecord("", "a file's node with as many sizes as links was expected")
     return Node(kind, size, tuple(sizes), tuple(links), data)
@@ -182,6 +182,10 @@ def _file(stream: BinaryIO, out: _Writer, chunk: int, width: int) -> _Kid:
         kids.append(_Kid(cid, len(block), len(block)))
         if len(block) < chunk:
             break
+    return _tree(kids, out, width)
+
+
+def _tree(kids: list[_Kid], out: _Writer, width: int) -> _Kid:
     while len(kids) > 1:
         kids = [_parent(kids[i : i + width], out) for i in range(0, len(kids), width)]
     return kids[0]
@@ -204,22 +208,49 @@ def add_bytes(store: BlockStore, content: bytes) -> bytes:
     return add_stream(store, io.BytesIO(content))[0]
 
 
-def add_dir(store: BlockStore, path: Path) -> bytes:
-    """A directory of files and directories. Symbolic links and special files in it are left out: a stranger's path means nothing here."""
+def add_chunks(store: BlockStore, chunks: Iterable[tuple[bytes, int] | bytes]) -> bytes:
+    """A file whose content is cut where the caller says: blocks, or (CID, bytes) of raw blocks that are in the store already."""
     out = _Writer(store)
-    kid = _dir(path, out, 0)
+    kids: list[_Kid] = []
+    for chunk in chunks:
+        if isinstance(chunk, bytes):
+            kids.append(_Kid(c.of_raw(chunk), len(chunk), len(chunk)))
+            out.put(kids[-1].cid, chunk)
+        else:
+            kids.append(_Kid(chunk[0], chunk[1], chunk[1]))
+    root = _tree(kids, out, WIDTH)
+    out.flush()
+    return root.cid
+
+
+def add_dir(store: BlockStore, path: Path, links: bool = False) -> bytes:
+    """A directory of files and directories. Special files in it are left out; so are symbolic links, for another machine's path means
+    nothing here, unless `links` says that they are meant to stay within the directory."""
+    out = _Writer(store)
+    kid = _dir(path, out, 0, links)
     out.flush()
     return kid.cid
 
 
-def _dir(path: Path, out: _Writer, depth: int) -> _Kid:
+def _symlink(target: str, out: _Writer) -> _Kid:
+    text = os.fsencode(target)
+    unixfs = b"\x08\x04\x12" + _varint(len(text)) + text
+    block = _node([], unixfs)
+    cid = c.of_dag_pb(block)
+    out.put(cid, block)
+    return _Kid(cid, len(block), 0)
+
+
+def _dir(path: Path, out: _Writer, depth: int, symlinks: bool) -> _Kid:
     if depth > DEPTH:
         raise Refused(f"{path}: directories nested deeper than {DEPTH}")
     links: list[Link] = []
     with os.scandir(path) as entries:
         for entry in sorted(entries, key=lambda e: os.fsencode(e.name)):
             if entry.is_dir(follow_symlinks=False):
-                kid = _dir(Path(entry.path), out, depth + 1)
+                kid = _dir(Path(entry.path), out, depth + 1, symlinks)
+            elif symlinks and entry.is_symlink():
+                kid = _symlink(os.readlink(entry.path), out)
             elif entry.is_file(follow_symlinks=False):
                 with open(entry.path, "rb") as stream:
                     kid = _file(stream, out, CHUNK, WIDTH)
@@ -237,9 +268,8 @@ def _dir(path: Path, out: _Writer, depth: int) -> _Kid:
 # ---- out
 
 
-def missing(store: BlockStore, root: bytes) -> list[bytes]:
-    """CIDs of the DAG under `root` that are not in the store, as far as the blocks that are there tell; empty: it is all there."""
-    gone: dict[bytes, None] = {}
+def reach(store: BlockStore, root: bytes) -> Iterator[bytes]:
+    """Every CID of the DAG under `root`, once, parents first, as far as the blocks that are in the store tell."""
     seen: set[bytes] = set()
     todo = [root]
     while todo:
@@ -247,11 +277,14 @@ def missing(store: BlockStore, root: bytes) -> list[bytes]:
         if cid in seen:
             continue
         seen.add(cid)
-        if not store.has(cid):
-            gone[cid] = None
-        elif cid[:4] == c.DAG_PB:
+        yield cid
+        if cid[:4] == c.DAG_PB and store.has(cid):
             todo.extend(link.cid for link in reversed(parse(store.get(cid)).links))
-    return list(gone)
+
+
+def missing(store: BlockStore, root: bytes) -> list[bytes]:
+    """CIDs of the DAG under `root` that are not in the store, as far as the blocks that are there tell; empty: it is all there."""
+    return [cid for cid in reach(store, root) if not store.has(cid)]
 
 
 def size(store: BlockStore, cid: bytes) -> int:
@@ -260,7 +293,7 @@ def size(store: BlockStore, cid: bytes) -> int:
         return store.size(cid)
     node = parse(store.get(cid))
     if node.kind != FILE:
-        raise Refused(f"{c.text(cid)} is a directory")
+        raise Refused(f"{c.text(cid)} is not a file")
     return node.size
 
 
@@ -285,7 +318,7 @@ def _range(store: BlockStore, cid: bytes, start: int, end: int | None, depth: in
         return
     node = parse(block)
     if node.kind != FILE:
-        raise Refused(f"{c.text(cid)} is a directory")
+        raise Refused(f"{c.text(cid)} is not a file")
     if piece := node.data[start:end]:
         yield piece
     at = len(node.data)
@@ -325,9 +358,13 @@ def export(
 def _export(store: BlockStore, cid: bytes, path: Path, mode: int, depth: int) -> None:
     if depth > DEPTH:
         raise BadRecord("", f"directories nested deeper than {DEPTH}")
-    if is_dir(store, cid):
+    node = parse(store.get(cid)) if cid[:4] == c.DAG_PB else None
+    if node is not None and node.kind == SYMLINK:
+        os.symlink(os.fsdecode(node.data), path)
+        return
+    if node is not None and node.kind == DIR:
         path.mkdir()
-        for link in entries(store, cid):
+        for link in node.links:
             if link.name in ("", ".", "..") or "/" in link.name or "\0" in link.name:
                 raise BadRecord("links", f"{link.name!r} cannot be the name of a file")
             _export(store, link.cid, path / link.name, mode, depth + 1)
@@ -343,6 +380,7 @@ __all__ = [
     "Missing",
     "Node",
     "add_bytes",
+    "add_chunks",
     "add_dir",
     "add_file",
     "add_stream",
@@ -351,6 +389,7 @@ __all__ = [
     "is_dir",
     "missing",
     "parse",
+    "reach",
     "read",
     "size",
     "stream",

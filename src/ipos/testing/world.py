@@ -31,12 +31,14 @@ from ipos.pool.execute import Ran
 from ipos.pool.jobs import Job
 from ipos.pool.journal import Journal
 from ipos.pool.records import Task
+from ipos.pool.saves import Holds, Save
 from ipos.store import unixfs
 from ipos.store.blocks import MemoryStore
 from ipos.testing.memory import MemoryNet, Wires, pipe
 from ipos.testing.time import VirtualLoop, WorldClock, run
 from ipos.tree.ninep.client import Client
 from ipos.tree.ninep.transport import ServerProtocol
+from ipos.vm.plan import RUNNING, Progress
 from ipos.wire.errors import Gone
 
 __all__ = ["VirtualLoop", "World", "run"]
@@ -53,7 +55,10 @@ class SleepRun:
     """A run that needs `seconds` of a core of speed 1.0, shared with whatever else its machine does, and then gives its input in capitals."""
 
     def __init__(self, site: Site, task: Task, seconds: float) -> None:
-        self._site, self._task, self._left = site, task, seconds
+        self._site, self._task, self.left = site, task, seconds
+        self.slept_before = 0  # in ns, by the runs that this one goes on from
+        self._whole = seconds
+        self._offered = 0
         self._going = asyncio.Event()
         self._going.set()
         self._took = 0.0
@@ -63,13 +68,13 @@ class SleepRun:
         self._site.running += 1
         began = self._site.clock.now()
         try:
-            while self._left > 0:
+            while self.left > 0:
                 await self._going.wait()
                 rate = self._site.rate
-                piece = min(0.25, self._left / rate)
+                piece = min(0.25, self.left / rate)
                 await self._site.clock.sleep(piece)
                 if self._going.is_set():
-                    self._left -= piece * rate
+                    self.left -= piece * rate
         finally:
             self._site.running -= 1
             self._took = self._site.clock.now() - began
@@ -80,6 +85,29 @@ class SleepRun:
         self._site.executor.computed += 1
         stdout, stderr = unixfs.add_bytes(store, body.upper()), unixfs.add_bytes(store, b"")
         return Ran(0, "", stdout, stderr, None, self._took, self._took, 1 << 20)
+
+    @property
+    def slept(self) -> int:
+        """ns of a core of speed 1.0 so far: what stands for work in the engine."""
+        return round((self._whole - self.left) * 1e9)
+
+    def stop(self) -> None:
+        raise AssertionError("only tasks of the engine are stopped")
+
+    async def saved(self, again: bool) -> Save | None:
+        if self.slept <= max(self._offered, self.slept_before) and not again:
+            return None
+        self._offered = self.slept
+        return Save(
+            unixfs.add_bytes(self._site.store, f"{self.slept} of {self._task.name} {self._task.stdin}".encode()),
+            self.slept,
+        )
+
+    def progress(self) -> Progress | None:
+        return Progress(RUNNING, self.slept, self._site.rate * 1e9, 0.0) if self._site.world.saving else None
+
+    def marks(self) -> list[tuple[int, str]]:
+        return []
 
     def pause(self) -> None:
         self._going.clear()
@@ -102,14 +130,19 @@ class SleepExecutor:
         self.computed = 0
         self.faults = 0.0
 
-    async def prepare(self, key: str, task: Task, say: Callable[[str], None]) -> None:
+    async def prepare(self, key: str, task: Task, say: Callable[[str], None], save_every_s: float) -> None:
         return
 
-    async def start(self, key: str, task: Task) -> SleepRun:
+    async def start(self, key: str, task: Task, save: bytes | None) -> SleepRun:
         if self._dice.random() < self.faults:
             raise Gone("the disk of this node is full (a planted fault)")
         size = unixfs.size(self._site.store, task.stdin) if task.stdin is not None else 0
-        return SleepRun(self._site, task, self._site.world.cost(self._site, task, size))
+        run = SleepRun(self._site, task, self._site.world.cost(self._site, task, size))
+        if save is not None:
+            done = int(unixfs.read(self._site.store, save).split()[0])
+            run.slept_before = done
+            run.left -= done / 1e9
+        return run
 
     async def discard(self, key: str) -> None:
         return
@@ -184,7 +217,7 @@ class Site:
         self.node = WorldNode(
             home=self.home, name=self.name, run_key=self.run_key, account=None, mine=mine, machine=self.name,
             clock=self.clock, net=net, store=self.store, journal=journal, executor=self.executor,
-            load=SleepLoad(self), offload=inline,
+            load=SleepLoad(self), holds=Holds(self.store), offload=inline,
         )  # fmt: skip
         self.node.wires = self.world.wires
         self.node.start()
@@ -208,11 +241,12 @@ class Site:
 class World:
     """`machines` nodes m0, m1, ... of one account; m0 hands in jobs. The same seed is the same story.
 
-    `cost(site, task, bytes)`: seconds of a core of speed 1.0 that a run of the task needs there; random if it is not set.
+    `saving`: runs can be saved, as those of the engine. `cost(site, task, bytes)`: seconds of a core of speed 1.0 that a run of the task needs there; random if it is not set.
     """
 
-    def __init__(self, seed: int, machines: int = 3) -> None:
+    def __init__(self, seed: int, machines: int = 3, saving: bool = False) -> None:
         self.seed = seed
+        self.saving = saving
         self.dice = random.Random(seed)
         self.wires = Wires(self.dice)
         self.directory = Path(tempfile.mkdtemp(prefix="ipos-world-"))

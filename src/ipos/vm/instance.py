@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import wasmtime
 
 from ipos.vm import engine
 from ipos.vm.host import Fault, FileHost
+from ipos.vm.root import Parts
 from ipos.vm.wasi.boot import Boot, encode
 from ipos.vm.wasi.output import Metric, exit_status, output_records
 
@@ -20,15 +21,6 @@ TOO_DEEP = 1
 
 class TooDeep(Exception):
     """The program called deeper than the deterministic limit."""
-
-
-class Parts(NamedTuple):
-    """The state of a stopped program, besides the work it used."""
-
-    globals: bytes
-    frames: bytes
-    memory: bytes
-    wasi: bytes
 
 
 class Instance:

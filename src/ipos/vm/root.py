@@ -15,13 +15,20 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
-from ipos.vm.instance import Parts
-
 LEAF_BYTES = 65536
 LEAF, NODE = "ipos 2026 state leaf", "ipos 2026 state node"
 ZEROS = bytes(LEAF_BYTES)
 HEADER = struct.Struct("<8sQ4Q32s32s")
 MAGIC = b"ipos-st1"
+
+
+class Parts(NamedTuple):
+    """The state of a stopped program, besides the work it used."""
+
+    globals: bytes
+    frames: bytes
+    memory: bytes
+    wasi: bytes
 
 
 class Header(NamedTuple):

@@ -17,7 +17,8 @@ from blake3 import blake3
 
 from ipos.vm import root
 from ipos.vm.host import Fault, FileHost
-from ipos.vm.instance import Instance, Parts, TooDeep
+from ipos.vm.instance import Instance, TooDeep
+from ipos.vm.root import Parts
 from ipos.vm.save import Head, Saves
 from ipos.vm.version import version
 from ipos.vm.wasi.boot import Boot

@@ -16,13 +16,16 @@ from typing import BinaryIO, Final
 import msgspec
 import zstandard
 
-from ipos.vm.instance import Parts
-from ipos.vm.root import LEAF_BYTES, ZEROS, Header, leaf_hash, leaves, root
+from ipos.vm.root import LEAF_BYTES, ZEROS, Header, Parts, leaf_hash, leaves, root
 from ipos.wire.errors import BadRecord, Refused
 
 RECORD: Final = struct.Struct("<32sI")
-HEAD_BYTES: Final = 8 << 20  # of the largest head: 4 memories of 4 GiB have fewer leaves
+HEAD_BYTES: Final = 64 << 20  # of the largest head: 4 memories of 4 GiB, and a million marks
 SLACK: Final = 4  # `leaves` is written anew when it is so many times what is alive
+TRIES: Final = 5  # to see a save whole while its run replaces it
+
+Places = dict[bytes, tuple[int, int]]
+"""Hash of a leaf -> where its compressed bytes are in `leaves`, and how many."""
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +47,87 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     def header(self) -> Header:
         return Header(self.work, self.lengths, self.stdout, self.stderr)
 
+    def names(self) -> list[bytes]:
+        """The hashes of the leaves in order."""
+        return [self.leaves[i : i + 32] for i in range(0, len(self.leaves), 32)]
+
+
+def read_head(directory: Path) -> Head | None:
+    """The newest save's head; None if there is none yet. `BadRecord` if it is damaged."""
+    try:
+        body = (directory / "head").read_bytes()
+    except FileNotFoundError:
+        return None
+    return parse_head(body)
+
+
+def parse_head(body: bytes) -> Head:
+    if len(body) > HEAD_BYTES:
+        raise BadRecord("head", f"{len(body)} bytes, the most is {HEAD_BYTES}")
+    try:
+        head = msgspec.msgpack.decode(body, type=Head)
+    except msgspec.DecodeError as error:
+        raise BadRecord("head", f"damaged: {error}") from None
+    if len(head.leaves) % 32 or min(head.lengths) < 0 or min(head.written) < 0 or head.work < 0:
+        raise BadRecord("head", "damaged: a length that cannot be")
+    return head
+
+
+def scan(file: BinaryIO) -> tuple[Places, int]:
+    """What is whole in `leaves`, and where the whole ends."""
+    places: Places = {}
+    end, size = 0, os.fstat(file.fileno()).st_size
+    while end + RECORD.size <= size:
+        file.seek(end)
+        name, length = RECORD.unpack(file.read(RECORD.size))
+        if length > 2 * LEAF_BYTES or end + RECORD.size + length > size:
+            break
+        places[name] = (end + RECORD.size, length)
+        end += RECORD.size + length
+    return places, end
+
+
+class Leaves:
+    """The leaves of one `leaves` file, by hash."""
+
+    def __init__(self, file: BinaryIO, places: Places) -> None:
+        self.file = file
+        self.places = places
+        self._unpack = zstandard.ZstdDecompressor()
+
+    def packed(self, name: bytes) -> bytes:
+        at, length = self.places[name]
+        self.file.seek(at)
+        return self.file.read(length)
+
+    def leaf(self, name: bytes) -> bytes:
+        """`BadRecord` says what is wrong with it."""
+        if name not in self.places:
+            raise BadRecord("save", f"leaf {name.hex()[:16]} is missing")
+        try:
+            leaf = self._unpack.decompress(self.packed(name), max_output_size=LEAF_BYTES)
+        except zstandard.ZstdError as error:
+            raise BadRecord("save", f"leaf {name.hex()[:16]} is damaged: {error}") from None
+        if leaf_hash(leaf) != name:
+            raise BadRecord("save", f"leaf {name.hex()[:16]} is damaged: it hashes to something else")
+        return leaf
+
+    def parts(self, head: Head) -> Parts:
+        """The state that `head` names, verified: `BadRecord` says which leaf is damaged or missing."""
+        hashes = head.names()
+        counts = [-(-length // LEAF_BYTES) for length in head.lengths]
+        if sum(counts) != len(hashes) or root(head.header(), hashes) != head.root:
+            raise BadRecord("save", "its leaves do not hash to its root")
+        zero, at = leaf_hash(ZEROS), 0
+        made: list[bytes] = []
+        for length, count in zip(head.lengths, counts, strict=True):
+            whole = b"".join(ZEROS if name == zero else self.leaf(name) for name in hashes[at : at + count])
+            at += count
+            if any(whole[length:]):
+                raise BadRecord("save", "its padding is not zero")
+            made.append(whole[:length])
+        return Parts(*made)
+
 
 class Saves:
     """The one save of one task, replaced again and again. `sync=False`: for tests of other things."""
@@ -51,55 +135,44 @@ class Saves:
     def __init__(self, directory: Path, sync: bool = True) -> None:
         self.path = directory
         self._sync = sync
-        self._at: dict[bytes, tuple[int, int]] = {}
         directory.mkdir(parents=True, exist_ok=True)
         self._lock = (directory / "lock").open("wb")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Refused(f"another run of this task is under way on this machine ({directory})") from None
-        self._file = self._open()
-        self._size = self._scan()
         self._pack = zstandard.ZstdCompressor(level=1)
+        self._open()
 
-    def _open(self) -> BinaryIO:
-        return open(self.path / "leaves", "a+b")  # closed by `close`
+    def _open(self) -> None:
+        """Index what is whole; cut off what is not."""
+        file = open(self.path / "leaves", "a+b")  # noqa: SIM115  (closed by `close`)
+        places, self._size = scan(file)
+        file.truncate(self._size)
+        self._leaves = Leaves(file, places)
 
     def close(self) -> None:
-        self._file.close()
+        self._leaves.file.close()
         self._lock.close()
-
-    def _scan(self) -> int:
-        """Index what is whole; cut off what is not."""
-        end, size = 0, os.fstat(self._file.fileno()).st_size
-        while end + RECORD.size <= size:
-            self._file.seek(end)
-            name, length = RECORD.unpack(self._file.read(RECORD.size))
-            if length > 2 * LEAF_BYTES or end + RECORD.size + length > size:
-                break
-            self._at[name] = (end + RECORD.size, length)
-            end += RECORD.size + length
-        if end < size:
-            self._file.truncate(end)
-        return end
 
     def put(self, head: Head, hashes: list[bytes], parts: Parts) -> int:
         """Returns the bytes written when it is on disk. `hashes`: of the leaves of `parts`. `Refused` if the disk is full: then the save
         before is still there."""
-        begin = self._size
         try:
-            if begin > SLACK * max(1 << 20, sum(self._at[h][1] for h in set(hashes) if h in self._at)):
+            places = self._leaves.places
+            if self._size > SLACK * max(1 << 20, sum(places[h][1] for h in set(hashes) if h in places)):
                 self._anew(set(hashes))
-                begin = self._size
+                places = self._leaves.places
+            begin = self._size
             chunks: list[bytes] = []
             for name, leaf in zip(hashes, leaves(parts), strict=True):
-                if name not in self._at and leaf != ZEROS:
+                if name not in places and leaf != ZEROS:
                     packed = self._pack.compress(leaf)
-                    self._at[name] = (self._size + RECORD.size, len(packed))
+                    places[name] = (self._size + RECORD.size, len(packed))
                     self._size += RECORD.size + len(packed)
                     chunks += RECORD.pack(name, len(packed)), packed
-            self._file.write(b"".join(chunks))
-            self._flush(self._file)
+            self._leaves.file.write(b"".join(chunks))
+            self._flush(self._leaves.file)
             body = msgspec.msgpack.encode(head)
             new = self.path / "head.new"
             with open(new, "wb") as stream:
@@ -107,9 +180,7 @@ class Saves:
                 self._flush(stream)
             new.rename(self.path / "head")
         except OSError as error:
-            self._file = self._open()
-            self._at.clear()
-            self._size = self._scan()
+            self._open()
             raise Refused(f"the save cannot be written to {self.path}: {os.strerror(error.errno or 0)}") from None
         return self._size - begin + len(body)
 
@@ -122,64 +193,63 @@ class Saves:
         """Leaves that no head needs any more go; those of the head on disk stay until the next one is there."""
         head = self.head()
         if head is not None:
-            alive |= {head.leaves[i : i + 32] for i in range(0, len(head.leaves), 32)}
+            alive |= set(head.names())
         new = self.path / "leaves.new"
         with open(new, "wb") as stream:
-            for name in alive & self._at.keys():
-                body = self._raw(name)
+            for name in alive & self._leaves.places.keys():
+                body = self._leaves.packed(name)
                 stream.write(RECORD.pack(name, len(body)) + body)
             stream.flush()
             os.fsync(stream.fileno())
         new.rename(self.path / "leaves")
-        self._file.close()
-        self._file = self._open()
-        self._at.clear()
-        self._size = self._scan()
-
-    def _raw(self, name: bytes) -> bytes:
-        at, length = self._at[name]
-        self._file.seek(at)
-        return self._file.read(length)
+        self._leaves.file.close()
+        self._open()
 
     def head(self) -> Head | None:
         """The newest save's head; None if there is none yet. `BadRecord` if it is damaged."""
-        try:
-            body = (self.path / "head").read_bytes()
-        except FileNotFoundError:
-            return None
-        if len(body) > HEAD_BYTES:
-            raise BadRecord("head", f"{len(body)} bytes, the most is {HEAD_BYTES}")
-        try:
-            return msgspec.msgpack.decode(body, type=Head)
-        except msgspec.DecodeError as error:
-            raise BadRecord("head", f"damaged: {error}") from None
+        return read_head(self.path)
 
     def parts(self, head: Head) -> Parts:
         """The state that `head` names, verified: `BadRecord` says which leaf is damaged or missing."""
-        hashes = [head.leaves[i : i + 32] for i in range(0, len(head.leaves), 32)]
-        counts = [-(-length // LEAF_BYTES) for length in head.lengths]
-        if sum(counts) != len(hashes) or root(head.header(), hashes) != head.root:
-            raise BadRecord("save", "its leaves do not hash to its root")
-        zero, unpack, at = leaf_hash(ZEROS), zstandard.ZstdDecompressor(), 0
-        made: list[bytes] = []
-        for length, count in zip(head.lengths, counts, strict=True):
-            pieces: list[bytes] = []
-            for name in hashes[at : at + count]:
-                pieces.append(ZEROS if name == zero else self._leaf(name, unpack))
-            at += count
-            whole = b"".join(pieces)
-            if any(whole[length:]):
-                raise BadRecord("save", "its padding is not zero")
-            made.append(whole[:length])
-        return Parts(*made)
+        return self._leaves.parts(head)
 
-    def _leaf(self, name: bytes, unpack: zstandard.ZstdDecompressor) -> bytes:
-        if name not in self._at:
-            raise BadRecord("save", f"leaf {name.hex()[:16]} is missing")
+
+class View:
+    """The newest save of a directory as it is now, while its run may be replacing it. To be closed."""
+
+    def __init__(self, directory: Path) -> None:
+        """`BadRecord` if there is none, or if leaves are missing."""
+        missing: bytes | None = b""
+        for _ in range(TRIES):
+            file = self._file(
+                directory
+            )  # before the head: then it has the head's leaves, unless both were replaced in between
+            head = read_head(directory)
+            if head is None:
+                file.close()
+                raise BadRecord("save", f"there is none in {directory}")
+            places, _end = scan(file)
+            self.head, self.leaves = head, Leaves(file, places)
+            self.directory = directory
+            zero = leaf_hash(ZEROS)
+            missing = next((name for name in head.names() if name not in places and name != zero), None)
+            if missing is None:
+                return
+            file.close()
+        raise BadRecord("save", f"leaf {(missing or b'').hex()[:16]} is missing")
+
+    @staticmethod
+    def _file(directory: Path) -> BinaryIO:
         try:
-            leaf = unpack.decompress(self._raw(name), max_output_size=LEAF_BYTES)
-        except zstandard.ZstdError as error:
-            raise BadRecord("save", f"leaf {name.hex()[:16]} is damaged: {error}") from None
-        if leaf_hash(leaf) != name:
-            raise BadRecord("save", f"leaf {name.hex()[:16]} is damaged: it hashes to something else")
-        return leaf
+            return open(directory / "leaves", "rb")
+        except FileNotFoundError:
+            raise BadRecord("save", f"there is none in {directory}") from None
+
+    def close(self) -> None:
+        self.leaves.file.close()
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

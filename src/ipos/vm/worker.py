@@ -1,8 +1,8 @@
 """ipos-worker of the engine: runs one task of WebAssembly in a process of its own, which the node starts as it starts native tasks.
 
 `python -I -m ipos.vm.worker PLAN` with a JSON file that says everything (`Plan`). Standard input, output and error are the task's. It
-saves every `every_s` into a directory that outlives it; started again with the same plan it goes on from there. What it came to stands in
-`result.json` when it ends with status 0; a missing one means that it was killed.
+saves every `every_s` into a directory that outlives it; started again with the same plan it goes on from there. SIGTERM: it saves and ends.
+What it came to stands in `plan.report` when it ends with status 0; a missing one means that it was killed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ import wasmtime
 
 from ipos.vm import engine
 from ipos.vm.host import Fault
-from ipos.vm.plan import USED_UP, Plan, Report
+from ipos.vm.plan import COMPILING, RUNNING, USED_UP, Plan, Progress, Report
 from ipos.vm.runner import Runner, Spec
 from ipos.vm.save import Saves
 from ipos.vm.wasi import output
-from ipos.vm.wasi.boot import Boot, Directory, File, Limits, Stdin, StdinKind
-from ipos.wire.errors import Refused
+from ipos.vm.wasi.boot import Boot, Directory, File, Limits, Stdin, StdinKind, Symlink
+from ipos.wire.errors import BadRecord, Refused
 
 BLOCK_BYTES = 65536
+TELL_S = 0.2  # between two looks of the node at how far it is
 
 
 class Files:
@@ -40,9 +41,11 @@ class Files:
         self._open: dict[int, BinaryIO] = {}
 
     def _directory(self, path: Path) -> Directory:
-        entries: dict[str, Directory | File] = {}
+        entries: dict[str, Directory | File | Symlink] = {}
         for one in sorted(path.iterdir()):
-            if one.is_dir():
+            if one.is_symlink():
+                entries[one.name] = Symlink(os.readlink(one))
+            elif one.is_dir():
                 entries[one.name] = self._directory(one)
             elif one.is_file():
                 self.paths.append(one)
@@ -60,6 +63,12 @@ class Files:
             return self._open[file].read(BLOCK_BYTES)
         except OSError as error:
             raise Fault(f"an input file cannot be read: {error}") from None
+
+    def read(self, number: int, offset: int, length: int) -> bytes:
+        """Of an input file."""
+        with open(self.paths[number - 1], "rb") as stream:
+            stream.seek(offset)
+            return stream.read(length)
 
     def stdin(self, count: int) -> bytes | None:
         pieces, missing = [b""], count
@@ -87,107 +96,132 @@ class Files:
         return both[0], both[1]
 
 
-def work(plan: Plan) -> Report:
-    """Run the plan to its end."""
-    saves_at = Path(plan.saves)
-    saves = Saves(saves_at)
-    cwd = Path(plan.cwd)
-    host = Files(cwd, saves_at)
-    boot = Boot(
-        args=plan.args, env=plan.env, seed=bytes.fromhex(plan.seed), stdin=Stdin(StdinKind.STREAM), tree=host.tree,
-        limits=Limits(overlay_bytes=plan.memory_bytes // 2, output_bytes=plan.output_bytes),
-    )  # fmt: skip
-    spec = Spec(plan.task, boot, plan.memory_bytes, plan.work, plan.mark_every)
-    module = engine.compiled(Path(plan.program).read_bytes(), Path(plan.cache))
-    runner, resumed_at = _begin(module, spec, host, saves)
-    stopping = threading.Event()
-    signal_stop[0] = stopping
-    last = time.monotonic()
-    while runner.ended is None and not runner.exhausted():
-        runner.step()
-        if stopping.is_set() or (time.monotonic() - last >= plan.every_s and runner.ended is None):
+class Work:
+    """One run of one plan. `stopping` may be set at any moment, also from a signal's handler."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.stopping = False
+        self.note = ""
+        self._saved = 0.0
+        self._progress = os.open(plan.progress, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def run(self) -> Report:
+        """To its end, or until it is told to stop."""
+        plan = self.plan
+        saves = Saves(Path(plan.saves))
+        host = Files(Path(plan.root), saves.path)
+        boot = Boot(
+            args=plan.args, env=plan.env, seed=bytes.fromhex(plan.seed), stdin=Stdin(StdinKind.STREAM), tree=host.tree,
+            limits=Limits(overlay_bytes=plan.memory_bytes // 2, output_bytes=plan.output_bytes),
+        )  # fmt: skip
+        spec = Spec(plan.task, boot, plan.memory_bytes, plan.work, plan.mark_every)
+        Progress(COMPILING, 0, 0.0, 0.0).write(self._progress)
+        try:
+            module = engine.compiled(Path(plan.program).read_bytes(), Path(plan.cache))
+        except Refused:
+            if self.stopping:  # the signal ended the compiler as well
+                return Report(stopped=True)
+            raise
+        runner, resumed_at = self._begin(module, spec, host, saves)
+        last = told = time.monotonic()
+        while runner.ended is None and not runner.exhausted() and not self.stopping:
+            runner.step()
+            now = time.monotonic()
+            if now - told >= TELL_S:
+                Progress(RUNNING, runner.work, runner.speed, self._saved).write(self._progress)
+                told = now
+            if now - last >= plan.every_s and runner.ended is None:
+                self._save(runner, host, saves)
+                last = time.monotonic()
+        if runner.ended is None:
+            self._save(runner, host, saves)
+            if not runner.exhausted():
+                return Report(stopped=True, work=runner.work, resumed_at=resumed_at, note=self.note)
+            used_up = f"{USED_UP} {plan.work / 1e9:g} Gop of work (ipos resume goes on, with more --work)"
+            return Report(exit=125, killed=used_up, work=runner.work, resumed_at=resumed_at, note=self.note)
+        ended = runner.ended
+        if not ended.trap:
+            _put(output.root(runner.state), Path(plan.root), Path(plan.out), host)
+        return Report(
+            exit=ended.exit, killed=f"trapped: {ended.trap}" if ended.trap else "", work=ended.work, root=ended.root.hex(),
+            marks=tuple((at, root.hex()) for at, root in ended.marks), resumed_at=resumed_at, note=self.note,
+        )  # fmt: skip
+
+    def _save(self, runner: Runner, host: Files, saves: Saves) -> None:
+        try:
             for copy in host.copies:
                 os.fsync(copy.fileno())
             runner.save(saves)
-            last = time.monotonic()
-    if runner.ended is None:
-        runner.save(saves)
-        return Report(
-            exit=125,
-            killed=f"{USED_UP} {plan.work / 1e9:g} Gop of work (allow more with --work)",
-            work=runner.work,
-            resumed_at=resumed_at,
-        )
-    ended = runner.ended
-    if not ended.trap:
-        _put(output.root(runner.state), cwd, host)
-    return Report(
-        exit=ended.exit, killed=f"trapped: {ended.trap}" if ended.trap else "", work=ended.work, root=ended.root.hex(),
-        marks=tuple((at, root.hex()) for at, root in ended.marks), resumed_at=resumed_at,
-    )  # fmt: skip
+        except Refused as refused:
+            raise Fault(str(refused)) from None  # the disk is full: the save before is still there
+        self._saved = time.monotonic()
+        Progress(RUNNING, runner.work, runner.speed, self._saved).write(self._progress)
+
+    def _begin(self, module: wasmtime.Module, spec: Spec, host: Files, saves: Saves) -> tuple[Runner, int]:
+        """From the save if there is a good one. A damaged one is said and put aside, never believed: the program begins again."""
+        try:
+            head = saves.head()
+            if head is not None:
+                runner = Runner.resume(module, spec, host, saves, host.printed(head.written))
+                skip = runner.state.call("wasi_stdin_read")
+                while skip and (piece := os.read(0, min(skip, 1 << 20))):
+                    skip -= len(piece)
+                self._saved = time.monotonic()
+                return runner, head.work
+        except (BadRecord, ValueError) as damage:
+            (saves.path / "head").replace(saves.path / "head.damaged")
+            for fd in (1, 2):
+                os.ftruncate(fd, 0)
+            self.note = f"the save on this machine was damaged ({damage}): it began again"
+        host.printed((0, 0))
+        return Runner.start(module, spec, host), 0
 
 
-signal_stop: list[threading.Event | None] = [None]
-
-
-def _begin(module: wasmtime.Module, spec: Spec, host: Files, saves: Saves) -> tuple[Runner, int]:
-    """From the save if there is a good one; a damaged one is said and left behind, never believed."""
-    try:
-        head = saves.head()
-        if head is not None:
-            runner = Runner.resume(module, spec, host, saves, host.printed(head.written))
-            skip = runner.state.call("wasi_stdin_read")
-            while skip and (piece := os.read(0, min(skip, 1 << 20))):
-                skip -= len(piece)
-            return runner, head.work
-    except (Refused, OSError, ValueError) as refused:
-        raise Fault(f"the save of this task cannot be used: {refused}") from None
-    host.printed((0, 0))
-    return Runner.start(module, spec, host), 0
-
-
-def _put(directory: output.OutputDirectory, to: Path, host: Files) -> None:
-    """What the program made or changed, as files."""
-
-    def read_input(number: int, offset: int, length: int) -> bytes:
-        with open(host.paths[number - 1], "rb") as stream:
-            stream.seek(offset)
-            return stream.read(length)
-
+def _put(directory: output.OutputDirectory, source: Path, to: Path, host: Files) -> None:
+    """What the program made or changed, as files in `to`; `source`: the directory of the input root that was at this place, if any."""
+    to.mkdir(exist_ok=True)
     for name, node in directory.entries():
+        was, new = source / name, to / name
         match node:
             case output.OutputDirectory():
-                (to / name).mkdir(exist_ok=True)
-                _put(node, to / name, host)
-            case output.OutputFile() if not (to / name).exists() or not node.untouched:
-                new = to / f".ipos-{os.getpid()}"
-                with open(new, "wb") as stream:
-                    for piece in node.content(read_input):
+                _put(node, was, new, host)
+                if was.is_dir() and not any(new.iterdir()):
+                    new.rmdir()
+            case output.OutputFile() if not _same(node, was, host):
+                with open(new, "xb") as stream:
+                    for piece in node.content(host.read):
                         stream.write(piece)
-                new.rename(to / name)
-            case output.OutputSymlink(target):
-                (to / name).symlink_to(target)
+            case output.OutputSymlink(target) if not (was.is_symlink() and os.readlink(was) == target):
+                new.symlink_to(target)
             case _:
                 pass
 
 
+def _same(node: output.OutputFile, was: Path, host: Files) -> bool:
+    """Whether it is still the input file of this name."""
+    if node.size == 0:
+        return not node.changed and was.is_file() and not was.is_symlink() and was.stat().st_size == 0
+    return bool(node.untouched) and host.paths[node.untouched - 1] == was
+
+
 def main() -> int:
     plan = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Plan)
+    task = Work(plan)
     reports: list[Report] = []
 
     def run() -> None:
         try:
-            reports.append(work(plan))
+            reports.append(task.run())
         except Refused as refused:
             reports.append(Report(exit=125, killed=str(refused)))
         except (Fault, OSError, MemoryError) as fault:
             reports.append(Report(fault=str(fault) or type(fault).__name__))
 
     def stop(number: int, frame: object) -> None:
-        if signal_stop[0] is not None:
-            signal_stop[0].set()
+        task.stopping = True
 
-    signal.signal(signal.SIGTERM, stop)  # save now
+    signal.signal(signal.SIGTERM, stop)
     threading.stack_size(engine.THREAD_STACK_BYTES)
     thread = threading.Thread(target=run)
     thread.start()

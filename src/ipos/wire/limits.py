@@ -59,4 +59,6 @@ engine_memory_most_bytes = 4 * GiB
 mark_every = 1_000_000_000  # units of work between marks
 mark_every_least = 1_000_000
 save_every_s = 2.0
+save_every_least_s = 0.1
+car_bytes = 16 * GiB  # of an unfinished task with all that it needs
 image_bytes = 26_267_204  # of the CPython image

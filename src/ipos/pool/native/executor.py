@@ -15,20 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from ipos.pool.execute import Ran
+from ipos.pool.native import engine
 from ipos.pool.native.environment import Builds, Environment
-from ipos.pool.records import EngineRun, Task
+from ipos.pool.records import Task
+from ipos.pool.saves import Holds, Importer, Save
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
-from ipos.vm.plan import USED_UP, Plan, Report
-from ipos.vm.version import cache_root
-from ipos.wire import limits
+from ipos.vm.plan import USED_UP, Progress, Report
 from ipos.wire.clock import Clock
-from ipos.wire.errors import Refused
-from ipos.wire.record import decode, encode
+from ipos.wire.errors import BadRecord, Refused
+from ipos.wire.record import decode
 
 log = logging.getLogger("ipos.native")
 
@@ -39,10 +37,6 @@ ONE_CORE = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEX
 def base_python() -> str:
     """The interpreter of scripts that declare no environment: the one that the node's own environment was made from."""
     return os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
-
-
-def in_engine(task: Task) -> bool:
-    return task.platform.startswith("wasm:")
 
 
 class NativeRun:
@@ -56,7 +50,12 @@ class NativeRun:
         self.started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.began = 0.0
         self.killed = ""
+        self.stopping = False
         self._executor = executor
+        self._importer: Importer | None = None
+        if task.in_engine:
+            self._importer = Importer(executor.store, executor.engine.saves(task), executor.holds, f"run {key}")
+        self._importing = asyncio.Lock()
 
     async def exited(self) -> None:
         limit = self.task.limits.wall_ms / 1000
@@ -85,32 +84,42 @@ class NativeRun:
             limit and code != 0 and max(sizes) >= limit
         ):  # Python ignores the signal and fails
             killed = f"wrote more than {limit / (1 << 20):g} MiB to one file (allow more with --max-output)"
-        ext: tuple[tuple[str, str], ...] = ()
-        if in_engine(self.task):
-            report = self._report(code)
-            if report.fault:
-                return Ran(fault=report.fault)
-            if not report.killed.startswith(USED_UP):
-                self._executor.forget(self.task)
-            code, killed = report.exit, report.killed or killed
-            ext = ("work", str(report.work)), ("root", report.root), ("resumed_at", str(report.resumed_at))
         try:
             stdout, _ = unixfs.add_file(store, self.directory / "stdout")
             stderr, _ = unixfs.add_file(store, self.directory / "stderr")
-            left = self._left()
-            directory = unixfs.add_dir(store, self.directory / "cwd") if left else None
+            if self._importer is not None:
+                return self._of_engine(code, stdout, stderr, wall, event, self._importer)
+            directory = unixfs.add_dir(store, self.directory / "cwd") if self._left() else None
         except OSError as error:
             return Ran(fault=f"its output cannot be stored: {error}")
-        return Ran(code, killed, stdout, stderr, directory, event["cpu_s"], wall, event["rss"], ext=ext)
+        return Ran(code, killed, stdout, stderr, directory, event["cpu_s"], wall, event["rss"])
 
-    def _report(self, code: int) -> Report:
-        """What the engine's worker says it came to."""
-        try:
-            return msgspec.json.decode((self.directory / "report.json").read_bytes(), type=Report)
-        except (OSError, msgspec.DecodeError):
-            last = (self.directory / "stderr").read_bytes()[-400:].decode(errors="replace").strip().splitlines()
-            how = f"signal {-code}" if code < 0 else f"status {code}"
-            return Report(fault=f"the engine's worker ended with {how}" + (f": {last[-1]}" if last else ""))
+    def _of_engine(
+        self, code: int, stdout: bytes, stderr: bytes, wall: float, event: dict[str, Any], importer: Importer
+    ) -> Ran:
+        report: Report = engine.report(self.directory, code)
+        if self.stopping and code == -signal.SIGTERM:  # before it could save
+            return Ran(stopped=True, save=importer.newest(again=True))
+        if report.fault:
+            return Ran(fault=report.fault)
+        if report.stopped:
+            return Ran(stopped=True, save=importer.newest(again=True))
+        ext = [("work", str(report.work)), ("root", report.root), ("resumed_at", str(report.resumed_at))]
+        ext += [("note", report.note)] if report.note else []
+        save: Save | None = None
+        if report.killed.startswith(USED_UP):
+            save = importer.newest(again=True)
+        else:
+            self._executor.engine.forget(self.task)
+        if report.marks:
+            lines = "".join(f"{work} {root}\n" for work, root in report.marks)
+            ext.append(("marks", c.text(unixfs.add_bytes(self._executor.store, lines.encode()))))
+        out = self.directory / "out"
+        made = unixfs.add_dir(self._executor.store, out, links=True) if any(out.iterdir()) else None
+        killed = self.killed or report.killed
+        return Ran(
+            report.exit, killed, stdout, stderr, made, event["cpu_s"], wall, event["rss"], ext=tuple(ext), save=save
+        )
 
     def _left(self) -> bool:
         """Whether the task made files; its inputs are taken away first."""
@@ -125,6 +134,32 @@ class NativeRun:
 
     def resume(self) -> None:
         self._executor.send(op="resume", key=self.key)
+
+    def stop(self) -> None:
+        self.stopping = True
+        self._executor.send(op="stop", key=self.key)
+
+    async def saved(self, again: bool) -> Save | None:
+        if self._importer is None:
+            return None
+        importer = self._importer
+        async with self._importing:
+            try:
+                return await asyncio.to_thread(importer.newest, again)
+            except BadRecord as error:  # it was replaced again and again while it was read
+                log.info("%s: %s", self.key, error)
+                return None
+
+    def progress(self) -> Progress | None:
+        return Progress.read(self.directory / "progress")
+
+    def marks(self) -> list[tuple[int, str]]:
+        return engine.marks(self._executor.engine.saves(self.task)) if self.task.in_engine else []
+
+    def close(self) -> None:
+        """In a thread: its saves are nobody's through this run any more."""
+        if self._importer is not None:
+            self._importer.close()
 
     async def kill(self) -> None:
         if not self.ended.done():
@@ -143,13 +178,15 @@ class NativeRun:
 class NativeExecutor:
     """`home`: work/ and env/ in it are used; `hidden`: directories that tasks must not see besides the home."""
 
-    def __init__(self, *, home: Path, hidden: tuple[Path, ...], store: BlockStore, clock: Clock) -> None:
+    def __init__(self, *, home: Path, hidden: tuple[Path, ...], store: BlockStore, holds: Holds, clock: Clock) -> None:
         self.store = store
+        self.holds = holds
         self.clock = clock
         self.isolation = "not started"
         self.starts = 0
         self._home = home
         self._hidden = hidden
+        self.engine = engine.EngineFiles(home, store)
         self._builds = Builds(home / "env")
         self._runs: dict[str, NativeRun] = {}
         self._pythons: dict[str, list[str]] = {}
@@ -171,6 +208,7 @@ class NativeExecutor:
         await asyncio.to_thread(shutil.rmtree, work, True)
         work.mkdir(mode=0o700)
         (self._home / "env").mkdir(mode=0o700, exist_ok=True)
+        await asyncio.to_thread(self.engine.clean)
         await self._begin()
 
     async def _begin(self) -> None:
@@ -226,18 +264,15 @@ class NativeExecutor:
 
     # ---- Executor
 
-    async def prepare(self, key: str, task: Task, say: Callable[[str], None]) -> None:
+    async def prepare(self, key: str, task: Task, say: Callable[[str], None], save_every_s: float) -> None:
         self._pythons[key] = await self._python(task, say)
         program = self._program(task)
         async with self._materialising.setdefault(program, asyncio.Lock()):
             try:
                 await asyncio.to_thread(self._materialise, task, self._home / "work" / key, program)
-            except OSError as error:
-                raise Refused(f"the task's files cannot be laid out here: {error}") from None
-
-        if in_engine(task):
-            try:
-                await asyncio.to_thread(self._plan, key, task)
+                if task.in_engine:
+                    directory = self._home / "work" / key
+                    await asyncio.to_thread(self.engine.plan, directory, task, program, save_every_s)
             except OSError as error:
                 raise Refused(f"the task's files cannot be laid out here: {error}") from None
         self.send(op="park", **self._command(key, task))
@@ -245,7 +280,9 @@ class NativeExecutor:
     def _program(self, task: Task) -> Path:
         return self._home / "env" / "programs" / c.text(task.program) / task.name
 
-    async def start(self, key: str, task: Task) -> NativeRun:
+    async def start(self, key: str, task: Task, save: bytes | None) -> NativeRun:
+        if save is not None:
+            await asyncio.to_thread(self.engine.lay_out, task, save)
         async with self._starting:
             if self._writer is None:
                 await self._begin()
@@ -260,11 +297,11 @@ class NativeExecutor:
         most = task.limits
         rlimits = {"core": 0}
         argv = [*python, str(self._program(task)), *task.args]
-        if in_engine(task):
+        if task.in_engine:
             argv = [*python, "-I", "-m", "ipos.vm.worker", str(directory / "plan.json")]
         elif most.output_bytes:
             rlimits["fsize"] = most.output_bytes
-        if most.memory_bytes and not in_engine(task):
+        if most.memory_bytes and not task.in_engine:
             rlimits["as"] = most.memory_bytes
         return {
             "key": key, "argv": argv, "cwd": str(directory / "cwd"),
@@ -273,32 +310,8 @@ class NativeExecutor:
             "rlimits": rlimits, "env": self._variables(key, directory, python),
         }  # fmt: skip
 
-    def _saves(self, task: Task) -> Path:
-        """Of a task of the engine; outlives the run and the node."""
-        return self._home / "env" / "saves" / c.text(c.of_dag_cbor(encode(task)))
-
-    def forget(self, task: Task) -> None:
-        """It is over: its saves are of no use any more."""
-        shutil.rmtree(self._saves(task), ignore_errors=True)
-
-    def _plan(self, key: str, task: Task) -> str:
-        """Of a task of the engine: everything its worker needs to know, in a file."""
-        directory = self._home / "work" / key
-        run = decode(EngineRun, self.store.get(task.environment or b""))
-        saves = self._saves(task)
-        saves.mkdir(parents=True, exist_ok=True)
-        plan = Plan(
-            task=saves.name, program=str(self._program(task)), args=(task.name, *task.args), env=run.env, seed=run.seed,
-            cwd=str(directory / "cwd"), saves=str(saves), report=str(directory / "report.json"), cache=str(cache_root()),
-            memory_bytes=run.memory_bytes, output_bytes=task.limits.output_bytes or limits.output_bytes, work=run.work,
-            mark_every=run.mark_every, every_s=limits.save_every_s,
-        )  # fmt: skip
-        path = directory / "plan.json"
-        path.write_bytes(msgspec.json.encode(plan))
-        return str(path)
-
     async def _python(self, task: Task, say: Callable[[str], None]) -> list[str]:
-        if in_engine(task):
+        if task.in_engine:
             return [sys.executable]
         if not task.name.endswith(".py"):
             return []
@@ -323,14 +336,18 @@ class NativeExecutor:
             unixfs.export(self.store, task.program, new, 0o555)
             new.rename(program)
         shutil.rmtree(directory, ignore_errors=True)
-        (directory / "cwd" / "tmp").mkdir(parents=True)
+        (directory / "cwd").mkdir(parents=True)
+        if "tmp" not in task.files:
+            (directory / "cwd" / "tmp").mkdir()
         if task.stdin is not None:
             unixfs.export(self.store, task.stdin, directory / "stdin", 0o444)
         for name, cid in task.files.items():
             unixfs.export(self.store, cid, directory / "cwd" / name, 0o444)
 
     async def discard(self, key: str) -> None:
-        self._runs.pop(key, None)
+        run = self._runs.pop(key, None)
+        if run is not None:
+            await asyncio.to_thread(run.close)
         if self._pythons.pop(key, None) is not None:
             self.send(op="unpark", key=key)
         await asyncio.to_thread(shutil.rmtree, self._home / "work" / key, True)

@@ -50,6 +50,8 @@ class Spawner:
                 self.signal(key, signal.SIGSTOP)
             case "resume":
                 self.signal(key, signal.SIGCONT)
+            case "stop":
+                self.signal(key, signal.SIGTERM)
             case "kill":
                 self.signal(key, signal.SIGKILL)
             case _:

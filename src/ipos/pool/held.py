@@ -1,0 +1,41 @@
+"""held: one lease on the node that does the work: its machine's state, and what the driver knows besides."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ipos.pool import holder as h
+from ipos.pool import saves
+from ipos.pool.execute import Run
+from ipos.pool.records import Deal, Result
+from ipos.wire.record import cid_of
+
+
+def process_name(lease: str, caller: str) -> str:
+    """What a lease is called in /proc; `caller`: its coordinator's peer id."""
+    return f"{lease}@{caller[-6:]}"
+
+
+class Held:
+    """`holding` has one for each lease."""
+
+    def __init__(self, caller: str, deal: Deal, at: float) -> None:
+        self.caller = caller
+        self.deal = deal
+        self.state: h.State = h.Queued(deal.id, deal.grace_ms / 1000, at)
+        self.run: Run | None = None
+        self.ready: asyncio.Task[Result | None] | None = None
+        self.work: asyncio.Task[None] | None = None
+        self.outcome: dict[str, Any] | None = None
+        self.says = "waits for a slot"
+        self.offered: saves.Save | None = None  # to the coordinator, which has not said that it has it
+        self.offering = False
+        self.stopping = False
+        self.began: float | None = None
+        self.off = False
+        self.task_cid = cid_of(deal.task)
+
+    @property
+    def word(self) -> str:
+        return type(self.state).__name__.lower()

@@ -62,13 +62,23 @@ class Home:
         return self.path / "handed"
 
     def create(self) -> None:
-        for directory in (self.path, self.handed, *(self.path / name for name in ("keys", "work", "env", "home"))):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            for directory in (self.path, self.handed, *(self.path / name for name in ("keys", "work", "env", "home"))):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
         self.run_dir.mkdir(mode=0o700, exist_ok=True)
+
+    def _unwritable(self, error: OSError) -> Refused:
+        why = os.strerror(error.errno or 0)
+        return Refused(f"the home {self.path} cannot be written: {why}; IPOS_HOME names another", error.errno or 0)
 
     def lock(self) -> None:
         """One node per home. The lock goes with the process, however it ends."""
-        fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._unwritable(error) from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -89,7 +89,9 @@ class Dealing:
         """Whether it only has to wait; otherwise it is given up."""
         never = placement.possible(need, list(offers))
         if never is not None:
-            self._apply(job, row, t.Impossible(never))
+            faults = [past for past in row.state.past if past.fault]
+            why = f"{never}; the last that tried said: {faults[-1].reason}" if faults else never
+            self._apply(job, row, t.Impossible(why))
         return never is None
 
     def _allowed(self, job: Job) -> frozenset[str] | None:

@@ -47,8 +47,6 @@ class Reader:
         try:
             header = libipld.decode_dag_cbor(self._take(length))
             roots, version = header["roots"], header["version"]
-        except Refused:
-            raise
         except Exception:  # libipld raises ValueError, and others on hostile nesting
             raise Refused(f"{name} is not a CAR file: its header is not DAG-CBOR with roots and version") from None
         if version != 1 or len(roots) != 1 or not isinstance(roots[0], bytes) or not c.valid(roots[0]):

@@ -28,6 +28,7 @@ from ipos.vm.wasi.boot import Boot, Directory, File, Limits, Stdin, StdinKind, S
 from ipos.wire.errors import BadRecord, Refused
 
 BLOCK_BYTES = 65536
+RESERVED_BYTES = 4096
 TELL_S = 0.2  # between two looks of the node at how far it is
 
 
@@ -207,6 +208,8 @@ def _same(node: output.OutputFile, was: Path, host: Files) -> bool:
 
 def main() -> int:
     plan = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Plan)
+    new = Path(plan.report + ".new")
+    new.write_bytes(bytes(RESERVED_BYTES))  # a full disk is a thing to report
     task = Work(plan)
     reports: list[Report] = []
 
@@ -228,8 +231,10 @@ def main() -> int:
     thread.join()
     if not reports:
         return 1
-    new = Path(plan.report + ".new")
-    new.write_bytes(msgspec.json.encode(reports[0]))
+    body = msgspec.json.encode(reports[0])
+    with open(new, "r+b") as stream:
+        stream.write(body)
+        stream.truncate(len(body))
     new.rename(plan.report)
     return 0
 

@@ -1,4 +1,4 @@
-"""Tasks for the tests of moves: a program with everything that it is started with, and a host that gives it its input and keeps its output."""
+"""Tasks for the tests of moves: a program with everything that it is started with, and what it comes to undisturbed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ipos.vm.wasi.boot import Boot, Directory, File, Stdin, StdinKind
 
 from . import programs_real
 from .programs import HERE, WASI, c
+from .programs_host import Host, Outcome, outcome
 
-BLOCK_BYTES = 65536
 LINES = b"".join(b"%d%3000s\n" % (i, b"") for i in range(8))  # longer than a program's buffers
 SMALL = f"{WASI} -Wl,-z,stack-size=65536"  # else each has 16 MiB, and every stop reads them
 LONG = bytes(i * i % 251 for i in range(60_000))
@@ -67,53 +67,6 @@ TASKS = {
         Task("python", programs_real.cpython, ("job.py",), LINES, {"job.py": "job.py"}, 100_000_000, 9),
     )
 }
-
-
-class Host:
-    """`ipos.vm.host.FileHost` of a task. Of its standard input `given` bytes are there, the rest is not yet; `read` is where it goes on."""
-
-    def __init__(self, task: Task, given: int = 1 << 62, out: tuple[bytes, bytes] = (b"", b"")) -> None:
-        self.task, self.given, self.read, self.refused = task, given, 0, 0
-        self.out = bytearray(out[0]), bytearray(out[1])
-
-    def ready(self, file: int, first: int, last: int) -> bool:
-        return True
-
-    def block(self, file: int, n: int) -> bytes:
-        return self.task.content(file)[n * BLOCK_BYTES :][:BLOCK_BYTES]
-
-    def stdin(self, count: int) -> bytes | None:
-        piece = self.task.stdin[self.read : self.read + count]
-        if self.read + len(piece) > self.given:
-            self.refused += 1
-            return None
-        self.read += len(piece)
-        return piece
-
-    def output(self, stream: int, content: bytes) -> None:
-        self.out[stream].extend(content)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """All that must not depend on moves."""
-
-    exit: int
-    trap: str
-    work: int
-    root: str
-    marks: tuple[tuple[int, str], ...]
-    out: str
-    err: str
-
-
-def outcome(runner: Runner, host: Host) -> Outcome:
-    ended = runner.ended
-    assert ended is not None
-    runner.close()
-    marks = tuple((work, root.hex()) for work, root in ended.marks)
-    texts = [bytes(part).decode(errors="backslashreplace") for part in host.out]
-    return Outcome(ended.exit, ended.trap, ended.work, ended.root.hex(), marks, *texts)
 
 
 @cache

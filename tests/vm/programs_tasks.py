@@ -14,11 +14,10 @@ from ipos.vm.version import cache_root
 from ipos.vm.wasi.boot import Boot, Directory, File, Stdin, StdinKind
 
 from . import programs_real
-from .programs import HERE, WASI, c
+from .programs import HERE, SMALL, c
 from .programs_host import Host, Outcome, outcome
 
 LINES = b"".join(b"%d%3000s\n" % (i, b"") for i in range(8))  # longer than a program's buffers
-SMALL = f"{WASI} -Wl,-z,stack-size=65536"  # else each has 16 MiB, and every stop reads them
 LONG = bytes(i * i % 251 for i in range(60_000))
 
 

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 from . import programs_arm
-from .programs import HERE, c, wat
+from .programs import HERE, SMALL, c, wat
 from .programs_marks import Plan
-from .programs_tasks import SMALL
 
 pytestmark = pytest.mark.real
 

@@ -6,6 +6,7 @@ this machine's or comes the same way.
 
 from __future__ import annotations
 
+import fcntl
 import re
 import shutil
 import subprocess
@@ -73,11 +74,13 @@ def _wheels() -> list[str]:
 def python() -> list[str]:
     """The words of a command line that runs aarch64's Python."""
     home = CACHE / "-".join(["aarch64", *(wheel.replace("==", "") for wheel in _wheels())])
-    if not home.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-            _make(Path(scratch)).rename(home)
-    emulator = home / "qemu" / "usr/bin" / EMULATOR
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "aarch64.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two processes of one test run
+        if not home.exists():
+            with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+                _make(Path(scratch)).rename(home)
+    emulator = home / EMULATOR
     (interpreter,) = (home / "root/usr/bin").glob("python3.[0-9][0-9]")
     return [
         str(emulator if emulator.exists() else EMULATOR), "-L", str(home / "root"), str(interpreter), "-I", "-c",
@@ -98,5 +101,6 @@ def _make(scratch: Path) -> Path:
     )  # fmt: skip
     if shutil.which(EMULATOR) is None:
         own = _ran("dpkg", "--print-architecture").strip()
-        Apt(own, scratch / "own").unpack(home / "qemu", QEMU, alone=True)
+        Apt(own, scratch / "own").unpack(scratch / "qemu", QEMU, alone=True)
+        (scratch / "qemu/usr/bin" / EMULATOR).rename(home / EMULATOR)  # one of many
     return home

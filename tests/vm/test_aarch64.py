@@ -24,21 +24,17 @@ SCRIPT = str(HERE / "programs_marks.py")
 
 def shape(many: int, kind: str, results: int = 1) -> str:
     """Endless recursion with `many` values that live across the call: what a machine's frame must hold, beside what is handed on."""
-    value = {"i64": "(i64.add (local.get {i}) (i64.const {i}))", "v128": "(i64x2.add (local.get {i}) (local.get 0))"}
-    bump = value[kind]
-    zero = "(i64.const 3)" if kind == "i64" else "(v128.const i64x2 1 2)"
-    types = " ".join([kind] * many)
-    fold = "(drop)" * (results - 1)
-    adds = "".join(f"(local.set {i} {bump.format(i=i)})" for i in range(many))
-    hand_on = " ".join(f"(local.get {i})" for i in range(many))
-    add = f"({'i64.add' if kind == 'i64' else 'i64x2.add'}"
-    after = hand_on.split(") ")[0].rstrip(")") + ")"
+    vector = "i64x2" if kind == "v128" else "i64"
+    first = "(v128.const i64x2 1 2)" if kind == "v128" else "(i64.const 1)"
+    changes = "".join(f"(local.set {i} ({vector}.add (local.get {i}) {first}))" for i in range(many))
+    handed_on = "".join(f"(local.get {i})" for i in range(many))
+    after = "(local.get 0)"
     for i in range(many):
-        after = f"{add} {after} (local.get {i}))"
-    rest = " ".join([after] + ["(local.get 0)"] * (results - 1))
+        after = f"({vector}.add {after} (local.get {i}))"
     return f"""(module (memory (export "memory") 1)
-      (func $deep (param {types}) (result {" ".join([kind] * results)}) {adds} (call $deep {hand_on}) {fold} (local.set 0) {rest})
-      (func (export "_start") (call $deep {" ".join([zero] * many)}) {"(drop)" * results}))"""
+      (func $deep (param {f"{kind} " * many}) (result {f"{kind} " * results}) {changes} (call $deep {handed_on})
+        {"(drop)" * results} {after * results})
+      (func (export "_start") (call $deep {first * many}) {"(drop)" * results}))"""
 
 
 DEEP = {

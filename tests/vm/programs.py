@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ipos-test-programs"
 FREESTANDING = "-target wasm32-freestanding -mcpu=generic+bulk_memory+sign_ext+simd128+multivalue+nontrapping_fptoint -O2 -nostdlib -ffreestanding -Wl,--no-entry"
 WASI = "-target wasm32-wasi -O2 -s"
+SMALL = f"{WASI} -Wl,-z,stack-size=65536"  # else each has 16 MiB, and every stop reads them
 T = TypeVar("T")
 
 

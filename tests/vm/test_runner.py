@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from ipos.vm.save import Saves
 from ipos.vm.wasi.boot import Boot, Stdin, StdinKind
 from ipos.wire.errors import BadRecord, Refused
 
-from .programs import on_large_stack
+from .programs import on_large_stack, wat
 from .wasi_plain import compiled
 
 MIXED = r"""
@@ -178,6 +179,15 @@ def test_a_foreign_file_in_the_cache_is_not_run(tmp_path: Path) -> None:
     path.write_bytes(good[:40] + bytes([good[40] ^ 1]) + good[41:])
     engine.compiled(program, tmp_path)
     assert path.read_bytes()[32:64] == good[32:64]
+
+
+def test_a_program_larger_than_its_task_is_refused(tmp_path: Path) -> None:
+    module = engine.compiled(wat('(module (memory (export "memory") 4112) (func (export "_start")))'), tmp_path)
+    with pytest.raises(Refused, match="needs 257 MiB of memory to begin; the task has 256 MiB"):
+        Runner.start(module, SPEC, Host())
+    module = engine.compiled(compiled(MIXED), tmp_path)  # it is recursive: the engine needs 64 MiB for its frames
+    with pytest.raises(Refused, match="needs 64 MiB"):
+        Runner.start(module, replace(SPEC, memory_bytes=32 << 20), Host())
 
 
 def test_two_runs_do_not_share_a_save(tmp_path: Path) -> None:

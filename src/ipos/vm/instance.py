@@ -12,6 +12,7 @@ from ipos.vm.host import Fault, FileHost
 from ipos.vm.root import Parts
 from ipos.vm.wasi.boot import Boot, encode
 from ipos.vm.wasi.output import Metric, exit_status, output_records
+from ipos.wire.errors import Refused
 
 PAGE_BYTES = 65536
 CACHE_PAGES = 1 + 256  # 16 MiB of clean blocks
@@ -24,12 +25,19 @@ class TooDeep(Exception):
 
 
 class Instance:
-    """`waiting` after a call: the program asked for something that is not there, and will ask again."""
+    """`waiting` after a call: the program asked for something that is not there, and will ask again. `Refused` if what it begins with, or
+    what the engine needs for its frames, is more than `memory_bytes`."""
 
     def __init__(self, module: wasmtime.Module, host: FileHost, memory_bytes: int) -> None:
         self.waiting = False
         self._host = host
         self._total = 0
+        memories = [export.type for export in module.exports if isinstance(export.type, wasmtime.MemoryType)]
+        least = max((memory.limits.min for memory in memories), default=0) * PAGE_BYTES
+        if least > memory_bytes:
+            raise Refused(
+                f"the program needs {least / (1 << 20):.0f} MiB of memory to begin; the task has {memory_bytes >> 20} MiB (allow more with --memory)"
+            )
         self._store = wasmtime.Store(engine.engine())
         self._store.set_limits(memory_size=memory_bytes, instances=1)
         calls = {

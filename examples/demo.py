@@ -1,5 +1,7 @@
 """make demo: three nodes on this machine, joined by spoken codes, map a real program over real data; one is killed with kill -9 in the
-middle, the submitting node too, and is started again; the results are compared with a plain run. Exits non-zero if a step did not happen.
+middle, the submitting node too, and is started again; the results are compared with a plain run. Then the same program in the engine: a
+killed node's task is resumed, not restarted, and a task stopped by kill -9 ends in another home with the same bytes, work and root. Exits
+non-zero if a step did not happen.
 
 The three nodes share this machine's cores, so the speed-up that is printed is that of one machine.
 """
@@ -16,12 +18,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 HERE = Path(__file__).parent
 IPOS = Path(sys.executable).with_name("ipos")
 PROGRAM = HERE / "bootstrap.py"
 PARTS = 6  # the package's files are few: each is cut into so many, as a batch of measurements would be
 NAMES = ("desk", "attic", "loft")
+IN_ENGINE = 3  # inputs of the batch in the engine
+ROUNDS = "4000"  # so that a task takes some seconds there
+SAME = ("task", "exit", "work", "root", "stdout", "dir")
+
+
+T = TypeVar("T")
 
 
 class Failed(Exception):
@@ -63,7 +72,7 @@ def data(directory: Path) -> list[Path]:
     return sorted(directory.iterdir())
 
 
-def plain(inputs: list[Path], out: Path) -> float:
+def plain(inputs: list[Path], out: Path, *arguments: str) -> float:
     """The same batch without IPOS, one after the other; seconds."""
     from ipos.pool.native.executor import base_python
 
@@ -71,7 +80,7 @@ def plain(inputs: list[Path], out: Path) -> float:
     began = time.monotonic()
     for path in inputs:
         with open(path) as stdin, open(out / path.name, "wb") as stdout:
-            subprocess.run([base_python(), str(PROGRAM)], stdin=stdin, stdout=stdout, check=True)
+            subprocess.run([base_python(), str(PROGRAM), *arguments], stdin=stdin, stdout=stdout, check=True)
     return time.monotonic() - began
 
 
@@ -92,12 +101,14 @@ def kill(home: Path) -> None:
     wait_for("the end of a killed node", lambda: not Path(f"/proc/{pid}").exists())
 
 
-def wait_for(what: str, condition: Callable[[], object], timeout: float = 30.0) -> None:
+def wait_for(what: str, condition: Callable[[], T], timeout: float = 30.0) -> T:
+    """What the condition gives when it gives something."""
     deadline = time.monotonic() + timeout
-    while not condition():
+    while not (found := condition()):
         if time.monotonic() > deadline:
             raise Failed(f"{what} did not happen within {timeout:g} s")
         time.sleep(0.02)
+    return found
 
 
 def pool_size(home: Path) -> int:
@@ -149,6 +160,8 @@ def run(scratch: Path, homes: dict[str, Path]) -> None:
     speedup = f"speed-up {seconds / end['wall_s']:.2f} on {os.cpu_count()} cores"
     say(f"ipos map: {end['wall_s']:.1f} s, the same outputs; {speedup} ({end['nodes']})")
     disturbed(scratch, desk, loft, len(inputs), command)
+    in_engine(scratch, homes)
+    elsewhere(scratch, desk)
 
 
 def disturbed(scratch: Path, desk: Path, loft: Path, count: int, command: tuple[str, ...]) -> None:
@@ -178,6 +191,71 @@ def disturbed(scratch: Path, desk: Path, loft: Path, count: int, command: tuple[
     task = moved[0].split(" was on ")[0]
     say(f"ipos why: {moved[0]}")
     say(f"          {next(line for line in why if line.startswith(f'{task} ran on '))[:200]}")
+
+
+def in_engine(scratch: Path, homes: dict[str, Path]) -> None:
+    """A batch on CPython in the engine; a node is killed for good, and another one goes on where its task was."""
+    desk, _, loft = homes.values()
+    ipos(loft, "up")
+    wait_for("a pool of three nodes", lambda: pool_size(desk) == 3)
+    (scratch / "few").mkdir()
+    few = sorted((scratch / "data").iterdir(), key=lambda path: path.stat().st_size)[-IN_ENGINE:]
+    for path in few:
+        shutil.copy(path, scratch / "few")
+    plain(few, scratch / "plain-few", ROUNDS)
+    out = scratch / "third"
+    began = time.monotonic()
+    ipos(desk, "run", "--wasm", "--fresh", "--stdin", str(few[0]), str(PROGRAM), "1", timeout=300)
+    say(
+        f"one task on CPython in the engine: {time.monotonic() - began:.1f} s (the first time on a machine it is compiled)"
+    )
+    command = ("map", "--wasm", "--every", "0.5s", "--args", ROUNDS, str(PROGRAM), "--over", str(scratch / "few" / "*"))
+    job = ipos(desk, *command, "--out", str(out), "--fresh", "--grace", "2", "--detach").strip()
+    victim = wait_for("a kept save of a task on attic or loft", lambda: saved_on(desk, job, ("attic", "loft")), 60)
+    kill(homes[victim])
+    say(f"kill -9 of {victim}, in the middle of a task in the engine")
+    end = json.loads(ipos(desk, "wait", job, "--json", timeout=300).splitlines()[-1])
+    if end["done"] != IN_ENGINE or differing(scratch / "plain-few", out):
+        raise Failed(
+            f"in the engine {end['done']} of {IN_ENGINE}, differing: {differing(scratch / 'plain-few', out)[:3]}"
+        )
+    why = json.loads(ipos(desk, "why", job, "--json"))["why"]
+    resumed = [line for line in why if "resumed at" in line]
+    if not end["resumed"] or not resumed:
+        raise Failed("no task was resumed from its save: it was restarted")
+    say(
+        f"the same outputs as native; {end['moved']} moved, {end['resumed']} resumed, {end['repeated_s']:.1f} s of work repeated"
+    )
+    say(f"ipos why: {resumed[0].partition(' because')[0]}")
+
+
+def saved_on(home: Path, job: str, nodes: tuple[str, ...]) -> str:
+    """The first of the nodes that runs a task of which the submitting node keeps a save; "" if none does."""
+    tasks = json.loads(ipos(home, "jobs", job, "--json"))["tasks"]
+    running = [row for row in tasks if row["state"] == "running" and row.get("save_work")]
+    return next((row["node"] for row in running if row["node"] in nodes), "")
+
+
+def elsewhere(scratch: Path, desk: Path) -> None:
+    """kill -9 in the middle of `ipos run --wasm`; the task ends in a home that never heard of this pool."""
+    data = max((scratch / "data").iterdir(), key=lambda path: path.stat().st_size)
+    command = ("run", "--wasm", "--every", "0.5s", "--fresh", "--nodes", "desk", "--stdin", str(data))
+    straight = json.loads(ipos(desk, *command, "--json", str(PROGRAM), ROUNDS, timeout=300))
+    job = ipos(desk, *command, "--detach", str(PROGRAM), ROUNDS).strip()
+    wait_for("a kept save of a task on desk", lambda: saved_on(desk, job, ("desk",)), 60)
+    kill(desk)
+    ipos(desk, "up")
+    car, other = scratch / "task.car", scratch / "other"
+    at = json.loads(ipos(desk, "handover", job, "-o", str(car), "--json"))["work"]
+    end = json.loads(ipos(other, "resume", str(car), "--json", timeout=300))
+    if end["resumed_at"] != at or not at:
+        raise Failed(f"it was not resumed at {at}, but at {end['resumed_at']}")
+    if [end[key] for key in SAME] != [straight[key] for key in SAME]:
+        raise Failed(f"the moved task came to something else: {end}, straight {straight}")
+    say(
+        f"kill -9, handed over in a file of {car.stat().st_size / (1 << 20):.0f} MiB, resumed at {100 * at / end['work']:.0f} % in another home:"
+    )
+    say(f"          the same output, {end['work'] / 1e9:.2f} Gop, root {end['root'][:16]}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ipos.pool.placement import Machines, Need, Offer, choose, possible, refusal
 
 GIB = 1 << 30
@@ -38,6 +40,7 @@ def test_refusals_name_the_value() -> None:
     none = Machines({})
     assert refusal(need(memory=3 * GIB), offer("a"), none) == "needs 3.0 GiB of memory, 2.0 GiB are free"
     assert refusal(need(), offer("a", silent_s=40.0), none) == "last seen 40 s ago"
+    assert refusal(need(), offer("a", silent_s=math.inf), none) == "not heard since this node started"
     assert (
         refusal(need(platform="linux-aarch64"), offer("a"), none)
         == "the program is built for linux-aarch64, this machine is linux-x86_64"

@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from ipos.pool import coordinator
+from ipos.pool.dealing import Dealing
 from ipos.testing import World, run
+from ipos.wire import limits
 
 
 async def story(seed: int, tasks: int = 25, events: int = 6) -> World:
@@ -50,6 +52,25 @@ def test_messages_overlap() -> None:
             assert world.job(job).status()["wall_s"] < 1.0
 
     run(short())
+
+
+def test_a_short_grace_is_no_silence() -> None:
+    """Both ends speak more often where the grace is short: quiet tasks of minutes neither move nor pause."""
+
+    async def quiet() -> None:
+        async with World(1, machines=3) as world:
+            world.cost = lambda site, task, size: 60.0
+            job = await world.map(6, grace_s=limits.grace_min_s)
+            pauses = 0
+            while not world.job(job).over and asyncio.get_running_loop().time() < 300:
+                await asyncio.sleep(0.1)
+                for site in world.sites.values():
+                    assert site.node is not None
+                    pauses += sum(row["state"] == "paused" for row in site.node.holding.listing())
+            world.check(job)
+            assert (world.job(job).info.moved, pauses) == (0, 0)
+
+    run(quiet())
 
 
 def test_unplugged_for_ever() -> None:
@@ -102,6 +123,24 @@ def test_a_coordinator_that_forgets_lost_leases_is_caught(monkeypatch: pytest.Mo
 
     with pytest.raises(TimeoutError, match="seed 3"):
         run(pulled())
+
+
+def test_a_mistake_in_a_vital_part_ends_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a node that is up and deaf: its commands would wait for ever."""
+
+    def mistaken(self: Dealing) -> None:
+        raise NameError("name 'math' is not defined")
+
+    async def broken() -> None:
+        async with World(1, machines=2) as world:
+            node = world.sites["m0"].node
+            assert node is not None
+            monkeypatch.setattr(Dealing, "place", mistaken)
+            async with asyncio.timeout(10):
+                await node.stopping.wait()
+            assert "NameError: name 'math' is not defined" in node.failure
+
+    run(broken())
 
 
 @pytest.mark.slow

@@ -93,6 +93,8 @@ class Node:
         self._machine = machine
         self._name = name
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._vital: set[asyncio.Task[Any]] = set()  # without which there is no node
+        self.failure = ""  # why it ends, if not because it was told to
         self._members: dict[str, asyncio.Task[None]] = {}
         if mine is None:
             assert account is not None
@@ -315,6 +317,9 @@ class Node:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a part of the node failed", exc_info=error)
+            if task in self._vital:  # better down, and up again from the journal, than up and deaf
+                self.failure = f"a mistake in IPOS ended this node: {type(error).__name__}: {error} (its log has more)"
+                self.stopping.set()
 
     def start(self) -> None:
         """Everything that goes on by itself. The tree is served by the caller."""
@@ -327,8 +332,7 @@ class Node:
                 self.spawn(self._prepare(job))
         self.net.listen(NINEP, lambda peer: ServerProtocol(self.trees.attach, self.caller(peer)))
         self.net.listen(join.PROTOCOL, self.joining.accept)
-        self.spawn(self.coordinator.run())
-        self.spawn(self.holding.run())
+        self._vital = {self.spawn(self.coordinator.run()), self.spawn(self.holding.run())}
         self.spawn(self._watch_peers())
         self._match_members()
 
@@ -464,6 +468,8 @@ async def serve(home: Home) -> None:
         log.info("going down")
         server.close()
         await node.stop()
+        if node.failure:
+            raise Refused(node.failure)
     finally:
         await asyncio.gather(net.close(), executor.close(), return_exceptions=True)
         store.close()

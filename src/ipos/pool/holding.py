@@ -84,7 +84,7 @@ class Holding:
     # ---- what the tree calls
 
     def events(self, caller: Caller) -> Events:
-        """The caller's event source: first what it holds here, then every change, and a beat at least every `limits.beat_s`."""
+        """The caller's event source: first what it holds here, then every change, and a beat at least every `limits.beat_s`, four in the shortest grace."""
         if caller.node not in self._events:
             self._events[caller.node] = Events(lambda: self._snapshot(caller.node))
         return self._events[caller.node]
@@ -145,20 +145,25 @@ class Holding:
         """Tick until cancelled; then kill what runs. What was kept for coordinators is lost and will be asked for again."""
         try:
             while True:
-                await self.clock.sleep(TICK_S)
+                await self.clock.sleep(min(TICK_S, self._beat_s()))
                 now = self.clock.now()
                 for held in list(self.leases.values()):
                     self._step(held, h.Ticked(now))
                     if held.run is not None and not held.off and isinstance(held.state, h.Busy):
                         self.offering.look(held, held.run)
                 self._turns()
-                if now - self._last_beat >= limits.beat_s:
+                if now - self._last_beat >= self._beat_s():
                     self.beat()
         finally:
             self._closing = True
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _beat_s(self) -> float:
+        """How often to speak: a lease with a short grace must not end because nothing was due to be said."""
+        shortest = min((held.deal.grace_ms for held in self.leases.values()), default=0) / 1000
+        return min(limits.beat_s, shortest / limits.beats_per_grace) if shortest else limits.beat_s
 
     def beat(self) -> None:
         """Say to every coordinator that we are here and what we have to give."""

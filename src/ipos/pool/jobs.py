@@ -235,6 +235,7 @@ class Job:
         if isinstance(state, t.Leased):
             out["node"] = self.names.get(state.lease.node, state.lease.node)
             out |= row.progress or {}
+            out |= {"save_work": row.save.work} if row.save is not None else {}
         elif isinstance(state, t.Done):
             out |= {
                 "node": self.names.get(state.node, state.node) or "store",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -73,6 +74,7 @@ class Member:
         self.beat = Beat(machine=machine)
         self.known: set[bytes] = set()
         self.ours = 0
+        self.hear_s = limits.beat_s  # how often it is to hear of us
         self.connected = False
         self.client: Client | None = None  # while connected
         self.last_heard: float | None = None
@@ -83,9 +85,15 @@ class Member:
         self._outbox: list[Deal | str] = []
         self._wake = asyncio.Event()
         self._retry = asyncio.Event()
+        self._retime = asyncio.Event()
 
     def deal(self, deal: Deal) -> None:
+        needed = deal.grace_ms / 1000 / limits.beats_per_grace
+        sooner = needed < self.hear_s
+        self.hear_s = min(needed, self.hear_s if self.ours > 1 else limits.beat_s)
         self._send(deal)
+        if sooner:
+            self._retime.set()
 
     def tell(self, line: str) -> None:
         self._send(line)
@@ -122,8 +130,8 @@ class Member:
         )
 
     def _silent_s(self) -> float | None:
-        """How long it has not been heard, if that is longer than it should be; None: it is there."""
-        silence = self._clock.now() - (self.last_heard or 0.0)
+        """How long it has not been heard, if that is longer than it should be, inf: never; None: it is there."""
+        silence = self._clock.now() - self.last_heard if self.last_heard is not None else math.inf
         return None if self.connected and silence < QUIET_S else silence
 
     # ---- life
@@ -155,13 +163,16 @@ class Member:
             self._retry.clear()
             delay = RETRY_S[min(failures, len(RETRY_S) - 1)]
             failures += 1
-            waiting = asyncio.ensure_future(self._retry.wait())
-            sleeping = asyncio.ensure_future(self._clock.sleep(delay))
-            try:
-                await asyncio.wait((waiting, sleeping), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                waiting.cancel()
-                sleeping.cancel()
+            await self._sleep(delay, self._retry)
+
+    async def _sleep(self, seconds: float, woken: asyncio.Event) -> None:
+        waiting = asyncio.ensure_future(woken.wait())
+        sleeping = asyncio.ensure_future(self._clock.sleep(seconds))
+        try:
+            await asyncio.wait((waiting, sleeping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+            sleeping.cancel()
 
     def _end(self) -> None:
         self._outbox.clear()
@@ -202,9 +213,11 @@ class Member:
             self._listener.heard(self, event)
 
     async def _hear(self) -> None:
-        """Both ends of a lease speak every `beat_s`; a connection on which nothing came for the whole grace is no connection."""
+        """Both ends of a lease speak every `beat_s`, and four times in its grace; a connection on which nothing came for the whole grace
+        is no connection."""
         while True:
-            await self._clock.sleep(limits.beat_s)
+            self._retime.clear()
+            await self._sleep(self.hear_s, self._retime)
             self.tell("hear")
             if self.last_heard is not None and self._clock.now() - self.last_heard > limits.grace_s:
                 raise Gone(f"{self.name} was silent for {limits.grace_s:g} s")

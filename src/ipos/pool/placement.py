@@ -7,6 +7,7 @@ drawn by chance (DESIGN 9), which is another function over the same rules.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,8 @@ class Offer(NamedTuple):
     """What a node has to give now.
 
     `slots`: processes it runs at once; `said`: its owner set that number; `ours`: leases it holds of this coordinator; `foreign`: slots
-    that others' work takes; `speed`: 1.0 is a 2020s core; `have`: CIDs it is known to hold; `silent_s`: None while connected.
+    that others' work takes; `speed`: 1.0 is a 2020s core; `have`: CIDs it is known to hold; `silent_s`: None while
+    connected, inf if never heard.
     """
 
     node: str
@@ -88,7 +90,9 @@ def _named(need: Need, offer: Offer, machines: Machines) -> str | None:
 
 
 def _reached(need: Need, offer: Offer, machines: Machines) -> str | None:
-    return None if offer.silent_s is None else f"last seen {offer.silent_s:.0f} s ago"
+    if offer.silent_s is None:
+        return None
+    return f"last seen {offer.silent_s:.0f} s ago" if offer.silent_s < math.inf else "not heard since this node started"
 
 
 def _willing(need: Need, offer: Offer, machines: Machines) -> str | None:

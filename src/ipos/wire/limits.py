@@ -34,6 +34,7 @@ machine_name_bytes = 32
 # leases
 grace_s = 15.0  # silence after which the coordinator gives a lease to another node
 beat_s = 2.0  # how often both ends of a lease speak when they have nothing to say
+beats_per_grace = 4  # and at least so often in its grace, so that one late beat is no silence
 grace_min_s = 1.0
 leases_per_node = 4096
 

@@ -139,18 +139,24 @@ def main() -> int:
     return 0
 
 
+def pool(homes: dict[str, Path]) -> None:
+    """A node in each home, joined by spoken codes."""
+    first = next(iter(homes.values()))
+    for name, home in homes.items():
+        ipos(home, "up", "--name", name, "--listen", "local", "--cores", "1")
+    for home in list(homes.values())[1:]:
+        code = json.loads(ipos(first, "invite", "--json"))["code"]
+        ipos(home, "join", code, "--yes")
+    wait_for("a pool of three nodes", lambda: pool_size(first) == 3)
+
+
 def run(scratch: Path, homes: dict[str, Path]) -> None:
     desk, _, loft = homes.values()
     inputs = data(scratch / "data")
     say(f"{len(inputs)} CSV files of vega_datasets")
     seconds = plain(inputs, scratch / "plain")
     say(f"plain run, one after the other: {seconds:.1f} s")
-    for name, home in homes.items():
-        ipos(home, "up", "--name", name, "--listen", "local", "--cores", "1")
-    for home in list(homes.values())[1:]:
-        code = json.loads(ipos(desk, "invite", "--json"))["code"]
-        ipos(home, "join", code, "--yes")
-    wait_for("a pool of three nodes", lambda: pool_size(desk) == 3)
+    pool(homes)
     say(f"joined by spoken codes: {ipos(desk, 'pool').splitlines()[0]}")
     first = scratch / "first"
     command = ("map", str(PROGRAM), "--over", str(scratch / "data" / "*"))
@@ -160,6 +166,8 @@ def run(scratch: Path, homes: dict[str, Path]) -> None:
     speedup = f"speed-up {seconds / end['wall_s']:.2f} on {os.cpu_count()} cores"
     say(f"ipos map: {end['wall_s']:.1f} s, the same outputs; {speedup} ({end['nodes']})")
     disturbed(scratch, desk, loft, len(inputs), command)
+    ipos(loft, "up")
+    wait_for("a pool of three nodes", lambda: pool_size(desk) == 3)
     in_engine(scratch, homes)
     elsewhere(scratch, desk)
 
@@ -195,9 +203,7 @@ def disturbed(scratch: Path, desk: Path, loft: Path, count: int, command: tuple[
 
 def in_engine(scratch: Path, homes: dict[str, Path]) -> None:
     """A batch on CPython in the engine; a node is killed for good, and another one goes on where its task was."""
-    desk, _, loft = homes.values()
-    ipos(loft, "up")
-    wait_for("a pool of three nodes", lambda: pool_size(desk) == 3)
+    desk = homes["desk"]
     (scratch / "few").mkdir()
     few = sorted((scratch / "data").iterdir(), key=lambda path: path.stat().st_size)[-IN_ENGINE:]
     for path in few:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,12 +29,46 @@ def test_a_stubbed_network_process_fails_the_demo(tmp_path: Path) -> None:
     assert "the demo failed: ipos up" in done.stderr
 
 
-def test_wrong_outputs_are_seen(tmp_path: Path) -> None:
+RERUN = """
+from importlib.util import find_spec
+if find_spec("ipos"):  # not in the interpreters of plain runs
+    from ipos.pool.native.engine import EngineFiles
+    EngineFiles.lay_out = lambda self, task, save: None
+"""
+
+
+def the_demo() -> Any:
     spec = importlib.util.spec_from_file_location("demo", DEMO)
     assert spec is not None
     assert spec.loader is not None
     demo = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(demo)
+    return demo
+
+
+@pytest.mark.real
+def test_a_build_that_runs_again_instead_of_resuming_fails_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted in each node: a save that comes from elsewhere is not laid out, so the task begins at its beginning."""
+    demo = the_demo()
+    monkeypatch.setattr(demo, "ROUNDS", "2500")
+    with tempfile.TemporaryDirectory(prefix="ipt") as directory:
+        scratch = Path(directory)
+        homes = {name: scratch / name for name in demo.NAMES}
+        (scratch / "sitecustomize.py").write_text(RERUN)
+        monkeypatch.setenv("PYTHONPATH", directory)
+        demo.data(scratch / "data")
+        try:
+            demo.pool(homes)
+            with pytest.raises(demo.Failed, match="no task was resumed from its save: it was restarted"):
+                demo.in_engine(scratch, homes)
+        finally:
+            for home in homes.values():
+                with contextlib.suppress(demo.Failed):  # the one that was killed
+                    demo.ipos(home, "down")
+
+
+def test_wrong_outputs_are_seen(tmp_path: Path) -> None:
+    demo = the_demo()
     one, two = tmp_path / "one", tmp_path / "two"
     for directory in (one, two):
         directory.mkdir()

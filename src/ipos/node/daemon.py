@@ -36,7 +36,6 @@ from ipos.pool.jobs import Job, Row
 from ipos.pool.journal import Journal, Offload
 from ipos.pool.member import Member
 from ipos.pool.native.executor import NativeExecutor
-from ipos.pool.native.isolate import harden
 from ipos.pool.records import Result
 from ipos.pool.saves import Holds, Save
 from ipos.pool.spec import parse as parse_spec
@@ -46,6 +45,7 @@ from ipos.store.blocks import BlockStore, PackStore
 from ipos.tree.file import Caller
 from ipos.tree.ninep.client import Client, connect_unix
 from ipos.tree.ninep.transport import ServerProtocol, serve_unix
+from ipos.vm.sandbox.namespace import harden
 from ipos.wire.clock import Clock, SystemClock
 from ipos.wire.errors import Gone, Refused
 from ipos.wire.record import decode

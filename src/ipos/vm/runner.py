@@ -181,15 +181,15 @@ class Runner:
         header, hashes, _ = self._state()
         return root.root(header, hashes)
 
-    def save(self, saves: Saves) -> int:
-        """Bytes written. The program goes on, here or wherever the save is."""
+    def save(self, saves: Saves) -> tuple[bytes, int]:
+        """The state's root, and the bytes written. The program goes on, here or wherever the save is."""
         header, hashes, parts = self._state()
         head = Head(
             engine=version(), task=self.spec.task, export=self._export, work=header.work, lengths=header.lengths,
             stdout=header.stdout, stderr=header.stderr, written=self._instance.written(), marks=self.marks,
             leaves=b"".join(hashes), root=root.root(header, hashes),
         )  # fmt: skip
-        return saves.put(head, hashes, parts)
+        return head.root, saves.put(head, hashes, parts)
 
 
 def _word(trap: BaseException) -> str:

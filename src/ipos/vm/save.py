@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import time
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -130,17 +131,23 @@ class Leaves:
 
 
 class Saves:
-    """The one save of one task, replaced again and again. `sync=False`: for tests of other things."""
+    """The one save of one task, replaced again and again. `sync=False`: for tests of other things. `patience_s`: for a run before this one,
+    which was killed, to be gone."""
 
-    def __init__(self, directory: Path, sync: bool = True) -> None:
+    def __init__(self, directory: Path, sync: bool = True, patience_s: float = 0.0) -> None:
         self.path = directory
         self._sync = sync
         directory.mkdir(parents=True, exist_ok=True)
         self._lock = (directory / "lock").open("wb")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refused(f"another run of this task is under way on this machine ({directory})") from None
+        until = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise Refused(f"another run of this task is under way on this machine ({directory})") from None
+                time.sleep(0.01)
         self._pack = zstandard.ZstdCompressor(level=1)
         self._open()
 

@@ -1,55 +1,63 @@
-"""ipos-worker of the engine: runs one task of WebAssembly in a process of its own, which the node starts as it starts native tasks.
+"""ipos-worker of the engine: runs one task of WebAssembly in a process of its own, forked and confined by `parent`.
 
-`python -I -m ipos.vm.worker PLAN` with a JSON file that says everything (`Plan`). Standard input, output and error are the task's. It
-saves every `every_s` into a directory that outlives it; started again with the same plan it goes on from there. SIGTERM: it saves and ends.
-What it came to stands in `plan.report` when it ends with status 0; a missing one means that it was killed.
+It has a pipe, its standard streams, and three directories: its saves, its input root, its output. Between two slices of about 10 ms it looks
+at its pipe: nothing that it is told waits longer, but for a save that is being made. It saves as `pace` says, into a directory that outlives
+it; another worker goes on from there.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import sys
+import select
 import threading
 import time
+from collections import OrderedDict
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import msgspec
 import wasmtime
 
-from ipos.vm import engine
+from ipos.vm import engine, pace, plan
 from ipos.vm.host import Fault
-from ipos.vm.plan import COMPILING, RUNNING, USED_UP, Plan, Progress, Report
+from ipos.vm.plan import USED_UP, Plan, Report
 from ipos.vm.runner import Runner, Spec
 from ipos.vm.save import Saves
 from ipos.vm.wasi import output
 from ipos.vm.wasi.boot import Boot, Directory, File, Limits, Stdin, StdinKind, Symlink
 from ipos.wire.errors import BadRecord, Refused
 
-BLOCK_BYTES = 65536
-RESERVED_BYTES = 4096
-TELL_S = 0.2  # between two looks of the node at how far it is
+STDIN, STDOUT, STDERR, PIPE, SAVES, ROOT, OUT = range(7)  # the descriptors of a worker
+BLOCK_BYTES: Final = 65536
+OPEN_INPUTS: Final = 16
+PATIENCE_S: Final = 2.0
+TELL_S: Final = 0.2  # between two looks of the node at how far it is
 
 
 class Files:
-    """`host.FileHost` over a directory: input files by number, standard streams of this process."""
+    """`host.FileHost`: input files by number, below ROOT; standard streams. `copies`: of the output, beside the saves (the working
+    directory)."""
 
-    def __init__(self, root: Path, saves: Path) -> None:
-        self.paths: list[Path] = []
-        self.tree = self._directory(root)
-        self.copies: list[BinaryIO] = [(saves / which).open("a+b") for which in ("stdout", "stderr")]
-        self._open: dict[int, BinaryIO] = {}
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.tree = self._directory(ROOT, "")
+        self.copies: list[BinaryIO] = [open(which, "a+b") for which in ("stdout", "stderr")]  # noqa: SIM115
+        self._open: OrderedDict[int, int] = OrderedDict()
 
-    def _directory(self, path: Path) -> Directory:
+    def _directory(self, fd: int, path: str) -> Directory:
         entries: dict[str, Directory | File | Symlink] = {}
-        for one in sorted(path.iterdir()):
+        with os.scandir(fd) as listed:
+            found = sorted(listed, key=lambda one: one.name)
+        for one in found:
+            here = path + one.name
             if one.is_symlink():
-                entries[one.name] = Symlink(os.readlink(one))
+                entries[one.name] = Symlink(os.readlink(one.name, dir_fd=fd))
             elif one.is_dir():
-                entries[one.name] = self._directory(one)
+                below = os.open(one.name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+                entries[one.name] = self._directory(below, here + "/")
+                os.close(below)
             elif one.is_file():
-                self.paths.append(one)
+                self.paths.append(here)
                 entries[one.name] = File(len(self.paths), one.stat().st_size)
         return Directory(entries)
 
@@ -57,107 +65,175 @@ class Files:
         return True
 
     def block(self, file: int, n: int) -> bytes:
-        try:
-            if file not in self._open:
-                self._open[file] = self.paths[file - 1].open("rb")
-            self._open[file].seek(n * BLOCK_BYTES)
-            return self._open[file].read(BLOCK_BYTES)
-        except OSError as error:
-            raise Fault(f"an input file cannot be read: {error}") from None
+        return self.read(file, n * BLOCK_BYTES, BLOCK_BYTES)
 
     def read(self, number: int, offset: int, length: int) -> bytes:
         """Of an input file."""
-        with open(self.paths[number - 1], "rb") as stream:
-            stream.seek(offset)
-            return stream.read(length)
+        try:
+            if number not in self._open:
+                if len(self._open) == OPEN_INPUTS:
+                    os.close(self._open.popitem(last=False)[1])
+                self._open[number] = os.open(self.paths[number - 1], os.O_RDONLY, dir_fd=ROOT)
+            self._open.move_to_end(number)
+            return os.pread(self._open[number], length, offset)
+        except OSError as error:
+            raise Fault(f"an input file cannot be read: {error}") from None
 
     def stdin(self, count: int) -> bytes | None:
         pieces, missing = [b""], count
-        while missing and (piece := os.read(0, missing)):
+        while missing and (piece := os.read(STDIN, missing)):
             pieces.append(piece)
             missing -= len(piece)
         return b"".join(pieces)
 
+    def skip(self, count: int) -> None:
+        """Of standard input: what had been read before the save."""
+        while count and (piece := os.read(STDIN, min(count, 1 << 20))):
+            count -= len(piece)
+
     def output(self, stream: int, content: bytes) -> None:
-        for fd in (stream + 1, self.copies[stream].fileno()):
-            left = memoryview(content)
-            while left:
-                left = left[os.write(fd, left) :]
+        for fd in (STDOUT + stream, self.copies[stream].fileno()):
+            _write(fd, content)
 
     def printed(self, written: tuple[int, int]) -> tuple[bytes, bytes]:
         """What the save says was printed; later output is cut off, and what is left is printed again to this process's streams."""
         both: list[bytes] = []
-        for fd, copy, count in zip((1, 2), self.copies, written, strict=True):
+        for fd, copy, count in zip((STDOUT, STDERR), self.copies, written, strict=True):
             os.ftruncate(copy.fileno(), count)
             copy.seek(0)
             both.append(copy.read())
-            left = memoryview(both[-1])
-            while left:
-                left = left[os.write(fd, left) :]
+            _write(fd, both[-1])
         return both[0], both[1]
 
 
+def _write(fd: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(fd, left) :]
+
+
+class Pipe:
+    """To the node. If the node goes, so does this process."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._poll = select.poll()
+        self._poll.register(PIPE, select.POLLIN)
+
+    def say(self, event: plan.Event) -> None:
+        _write(PIPE, plan.line(event))
+
+    def told(self, wait: bool) -> list[plan.Command]:
+        """What there is to obey. `wait`: until there is something."""
+        if not self._poll.poll(None if wait else 0):
+            return []
+        data = os.read(PIPE, 1 << 16)
+        if not data:
+            os._exit(1)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [plan.command(line) for line in lines]
+
+    def first(self) -> Plan:
+        while True:
+            match self.told(wait=True):
+                case [plan.Start(what)]:
+                    return what
+                case []:
+                    continue
+                case other:
+                    raise Fault(f"the first thing a worker is told is start, not {other[0]}")
+
+
 class Work:
-    """One run of one plan. `stopping` may be set at any moment, also from a signal's handler."""
+    """One run of one plan."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.stopping = False
+    def __init__(self, what: Plan, pipe: Pipe) -> None:
+        self.plan = what
+        self.pipe = pipe
         self.note = ""
-        self._saved = 0.0
-        self._progress = os.open(plan.progress, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._stopping = self._paused = self._save_now = False
+        self._wait_s = what.every_s
+        self._marks = 0
 
-    def run(self) -> Report:
+    def run(self, module: wasmtime.Module) -> Report:
         """To its end, or until it is told to stop."""
-        plan = self.plan
-        saves = Saves(Path(plan.saves))
-        host = Files(Path(plan.root), saves.path)
+        what = self.plan
+        saves = Saves(Path("."), patience_s=PATIENCE_S)
+        host = Files()
         boot = Boot(
-            args=plan.args, env=plan.env, seed=bytes.fromhex(plan.seed), stdin=Stdin(StdinKind.STREAM), tree=host.tree,
-            limits=Limits(overlay_bytes=plan.memory_bytes // 2, output_bytes=plan.output_bytes),
+            args=what.args, env=what.env, seed=bytes.fromhex(what.seed), stdin=Stdin(StdinKind.STREAM), tree=host.tree,
+            limits=Limits(overlay_bytes=what.memory_bytes // 2, output_bytes=what.output_bytes),
         )  # fmt: skip
-        spec = Spec(plan.task, boot, plan.memory_bytes, plan.work, plan.mark_every)
-        Progress(COMPILING, 0, 0.0, 0.0).write(self._progress)
-        try:
-            module = engine.compiled(Path(plan.program).read_bytes(), Path(plan.cache))
-        except Refused:
-            if self.stopping:  # the signal ended the compiler as well
-                return Report(stopped=True)
-            raise
+        spec = Spec(what.task, boot, what.memory_bytes, what.work, what.mark_every)
         runner, resumed_at = self._begin(module, spec, host, saves)
+        self.pipe.say(plan.Began(resumed_at, self.note))
+        self._tell_marks(runner)
         last = told = time.monotonic()
-        while runner.ended is None and not runner.exhausted() and not self.stopping:
-            runner.step()
-            now = time.monotonic()
-            if now - told >= TELL_S:
-                Progress(RUNNING, runner.work, runner.speed, self._saved).write(self._progress)
-                told = now
-            if now - last >= plan.every_s and runner.ended is None:
+        while runner.ended is None and not runner.exhausted():
+            self._obey(runner)
+            if self._stopping:
+                break
+            if self._save_now or time.monotonic() - last >= self._wait_s:
                 self._save(runner, host, saves)
                 last = time.monotonic()
+            if self._paused:
+                continue
+            runner.step()
+            self._tell_marks(runner)
+            now = time.monotonic()
+            if now - told >= TELL_S:
+                self.pipe.say(plan.Progressed(runner.work, runner.speed))
+                told = now
         if runner.ended is None:
             self._save(runner, host, saves)
             if not runner.exhausted():
                 return Report(stopped=True, work=runner.work, resumed_at=resumed_at, note=self.note)
-            used_up = f"{USED_UP} {plan.work / 1e9:g} Gop of work (ipos resume goes on, with more --work)"
+            used_up = f"{USED_UP} {what.work / 1e9:g} Gop of work (ipos resume goes on, with more --work)"
             return Report(exit=125, killed=used_up, work=runner.work, resumed_at=resumed_at, note=self.note)
         ended = runner.ended
         if not ended.trap:
-            _put(output.root(runner.state), Path(plan.root), Path(plan.out), host)
+            _put(output.root(runner.state), host.tree, OUT, host)
         return Report(
             exit=ended.exit, killed=f"trapped: {ended.trap}" if ended.trap else "", work=ended.work, root=ended.root.hex(),
-            marks=tuple((at, root.hex()) for at, root in ended.marks), resumed_at=resumed_at, note=self.note,
+            resumed_at=resumed_at, note=self.note,
         )  # fmt: skip
 
+    def _obey(self, runner: Runner) -> None:
+        wait = self._paused and not self._save_now
+        for told in self.pipe.told(wait):
+            match told:
+                case plan.Pause() if not self._paused:
+                    self._paused = True
+                    self.pipe.say(plan.Paused(runner.work))
+                case plan.Resume() if self._paused:
+                    self._paused = False
+                    self.pipe.say(plan.Resumed(runner.work))
+                case plan.Save():
+                    self._save_now = True
+                case plan.HandOver():
+                    self._stopping = True
+                case plan.Kill():
+                    os._exit(1)
+                case _:
+                    pass
+
+    def _tell_marks(self, runner: Runner) -> None:
+        for work, root in runner.marks[self._marks :]:
+            self.pipe.say(plan.Marked(work, root.hex()))
+        self._marks = len(runner.marks)
+
     def _save(self, runner: Runner, host: Files, saves: Saves) -> None:
+        self._save_now = False
+        began = time.monotonic()
         try:
             for copy in host.copies:
                 os.fsync(copy.fileno())
-            runner.save(saves)
+            root, written = runner.save(saves)
         except Refused as refused:
             raise Fault(str(refused)) from None  # the disk is full: the save before is still there
-        self._saved = time.monotonic()
-        Progress(RUNNING, runner.work, runner.speed, self._saved).write(self._progress)
+        took = time.monotonic() - began
+        self._wait_s = pace.wait_s(self.plan.every_s, took)
+        self.pipe.say(plan.Saved(runner.work, root.hex(), written, took, self._wait_s))
 
     def _begin(self, module: wasmtime.Module, spec: Spec, host: Files, saves: Saves) -> tuple[Runner, int]:
         """From the save if there is a good one. A damaged one is said and put aside, never believed: the program begins again."""
@@ -165,79 +241,71 @@ class Work:
             head = saves.head()
             if head is not None:
                 runner = Runner.resume(module, spec, host, saves, host.printed(head.written))
-                skip = runner.state.call("wasi_stdin_read")
-                while skip and (piece := os.read(0, min(skip, 1 << 20))):
-                    skip -= len(piece)
-                self._saved = time.monotonic()
+                host.skip(runner.state.call("wasi_stdin_read"))
                 return runner, head.work
         except (BadRecord, ValueError) as damage:
-            (saves.path / "head").replace(saves.path / "head.damaged")
-            for fd in (1, 2):
+            os.rename("head", "head.damaged")
+            for fd in (STDOUT, STDERR):
                 os.ftruncate(fd, 0)
             self.note = f"the save on this machine was damaged ({damage}): it began again"
         host.printed((0, 0))
         return Runner.start(module, spec, host), 0
 
 
-def _put(directory: output.OutputDirectory, source: Path, to: Path, host: Files) -> None:
-    """What the program made or changed, as files in `to`; `source`: the directory of the input root that was at this place, if any."""
-    to.mkdir(exist_ok=True)
-    for name, node in directory.entries():
-        was, new = source / name, to / name
+def _put(made: output.OutputDirectory, was: Directory | None, to: int, host: Files) -> bool:
+    """What the program made or changed, as files below the directory `to`; `was`: what the input root had at this place. Whether there
+    was anything."""
+    some = False
+    for name, node in made.entries():
+        before = was.entries.get(name) if was is not None else None
         match node:
             case output.OutputDirectory():
-                _put(node, was, new, host)
-                if was.is_dir() and not any(new.iterdir()):
-                    new.rmdir()
-            case output.OutputFile() if not _same(node, was, host):
-                with open(new, "xb") as stream:
+                known = before if isinstance(before, Directory) else None
+                os.mkdir(name, dir_fd=to)
+                below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=to)
+                kept = _put(node, known, below, host) or known is None
+                os.close(below)
+                if not kept:
+                    os.rmdir(name, dir_fd=to)
+                some |= kept
+            case output.OutputFile() if not _same(node, before):
+                with open(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=to), "wb") as stream:
                     for piece in node.content(host.read):
                         stream.write(piece)
-            case output.OutputSymlink(target) if not (was.is_symlink() and os.readlink(was) == target):
-                new.symlink_to(target)
+                some = True
+            case output.OutputSymlink(target) if before != Symlink(target):
+                os.symlink(target, name, dir_fd=to)
+                some = True
             case _:
                 pass
+    return some
 
 
-def _same(node: output.OutputFile, was: Path, host: Files) -> bool:
+def _same(node: output.OutputFile, before: Directory | File | Symlink | None) -> bool:
     """Whether it is still the input file of this name."""
+    if not isinstance(before, File):
+        return False
     if node.size == 0:
-        return not node.changed and was.is_file() and not was.is_symlink() and was.stat().st_size == 0
-    return bool(node.untouched) and host.paths[node.untouched - 1] == was
+        return not node.changed and before.size == 0
+    return bool(node.untouched) and node.untouched == before.number
 
 
-def main() -> int:
-    plan = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Plan)
-    new = Path(plan.report + ".new")
-    new.write_bytes(bytes(RESERVED_BYTES))  # a full disk is a thing to report
-    task = Work(plan)
+def work(module: wasmtime.Module, pipe: Pipe) -> None:
+    """In a confined process: everything that a worker does, from its first command to its report."""
     reports: list[Report] = []
 
     def run() -> None:
         try:
-            reports.append(task.run())
+            os.fchdir(SAVES)
+            reports.append(Work(pipe.first(), pipe).run(module))
         except Refused as refused:
             reports.append(Report(exit=125, killed=str(refused)))
-        except (Fault, OSError, MemoryError) as fault:
+        except (Fault, OSError, MemoryError, msgspec.DecodeError) as fault:
             reports.append(Report(fault=str(fault) or type(fault).__name__))
 
-    def stop(number: int, frame: object) -> None:
-        task.stopping = True
-
-    signal.signal(signal.SIGTERM, stop)
     threading.stack_size(engine.THREAD_STACK_BYTES)
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    if not reports:
-        return 1
-    body = msgspec.json.encode(reports[0])
-    with open(new, "r+b") as stream:
-        stream.write(body)
-        stream.truncate(len(body))
-    new.rename(plan.report)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    if reports:
+        pipe.say(plan.Over(reports[0]))

@@ -1,41 +1,49 @@
-"""The engine's side of NativeExecutor: the files by which a node and the worker of a task (`vm.worker`) know of each other."""
+"""The engine's side of NativeExecutor: lays out a task for a worker of `vm.client`, keeps it running, and stores what it comes to."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import shutil
 import time
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from ipos.pool import saves
+from ipos.pool.execute import Ran
 from ipos.pool.records import Task
+from ipos.pool.saves import Holds, Importer, Save
+from ipos.store import cid as c
+from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
-from ipos.vm.plan import Plan, Report
-from ipos.vm.save import read_head
-from ipos.vm.version import cache_root
+from ipos.vm.client import Ended, Places, Worker, Workers
+from ipos.vm.plan import COMPILING, USED_UP, Plan, Progress, Report
 from ipos.wire import limits
-from ipos.wire.errors import BadRecord
+from ipos.wire.clock import Clock
+from ipos.wire.errors import BadRecord, Refused
+
+log = logging.getLogger("ipos.engine")
 
 FORGET_S: Final = 30 * 24 * 3600  # a save that nobody has gone on from for so long is removed when the node starts
+DEATHS: Final = 3  # so many silent deaths without a newer save in between, and the task is tried elsewhere
 
 
-class EngineFiles:
-    """Of one home."""
+class Engine:
+    """Of one home. `hidden`: what workers must not see besides it."""
 
-    def __init__(self, home: Path, store: BlockStore) -> None:
+    def __init__(self, home: Path, hidden: tuple[Path, ...], store: BlockStore, holds: Holds, clock: Clock) -> None:
+        self.workers = Workers(home, hidden)
+        self.store = store
+        self.holds = holds
+        self.clock = clock
+        self._work = home / "work"
         self._root = home / "env" / "saves"
-        self._store = store
+        self._plans: dict[str, Plan] = {}
 
     def saves(self, task: Task) -> Path:
         """The directory of a task's saves; outlives the run and the node."""
-        return self._root / saves.identity(task, saves.engine_run(self._store, task))
-
-    def lay_out(self, task: Task, save: bytes) -> None:
-        """In a thread: the save that the task goes on from, unless a later one is here."""
-        saves.lay_out(self._store, save, self.saves(task))
+        return self._root / saves.identity(task, saves.engine_run(self.store, task))
 
     def forget(self, task: Task) -> None:
         """It is over: its saves are of no use any more."""
@@ -49,36 +57,198 @@ class EngineFiles:
                 if aged or directory.name.startswith(".save-"):
                     shutil.rmtree(directory, ignore_errors=True)
 
-    def plan(self, directory: Path, task: Task, program: Path, every_s: float) -> None:
-        """In a thread: everything the worker needs to know, as `plan.json` in the task's directory."""
-        run = saves.engine_run(self._store, task)
-        place = self._root / saves.identity(task, run)
+    def prepare(self, key: str, task: Task, every_s: float) -> None:
+        """In a thread, when its input is laid out in `work/KEY/cwd`."""
+        run = saves.engine_run(self.store, task)
+        place = self.saves(task)
         place.mkdir(parents=True, exist_ok=True)
-        (directory / "out").mkdir()
-        plan = Plan(
-            task=place.name, program=str(program), args=(task.name, *task.args), env=run.env, seed=run.seed,
-            root=str(directory / "cwd"), out=str(directory / "out"), saves=str(place),
-            report=str(directory / "report.json"), progress=str(directory / "progress"), cache=str(cache_root()),
-            memory_bytes=run.memory_bytes, output_bytes=task.limits.output_bytes or limits.output_bytes, work=run.work,
-            mark_every=run.mark_every, every_s=every_s,
+        (self._work / key / "out").mkdir()
+        self._plans[key] = Plan(
+            task=place.name, args=(task.name, *task.args), env=run.env, seed=run.seed, memory_bytes=run.memory_bytes,
+            output_bytes=task.limits.output_bytes or limits.output_bytes, work=run.work, mark_every=run.mark_every,
+            every_s=every_s,
         )  # fmt: skip
-        (directory / "plan.json").write_bytes(msgspec.json.encode(plan))
+
+    async def start(self, key: str, task: Task, program: Path, save: bytes | None) -> EngineRun:
+        if save is not None:
+            await asyncio.to_thread(saves.lay_out, self.store, save, self.saves(task))
+        directory = self._work / key
+        places = Places(
+            root=directory / "cwd", out=directory / "out", saves=self.saves(task), stdout=directory / "stdout",
+            stderr=directory / "stderr", stdin=directory / "stdin" if task.stdin is not None else None,
+        )  # fmt: skip
+        return EngineRun(self, key, task, self._plans.pop(key), places, program)
+
+    async def close(self) -> None:
+        await self.workers.close()
 
 
-def report(directory: Path, code: int) -> Report:
-    """What the worker says it came to; `code`: its exit status."""
+class EngineRun:
+    """`execute.Run` of a task in the engine. It outlives its worker: one that dies silently is followed by another, from its last save."""
+
+    def __init__(self, engine: Engine, key: str, task: Task, plan: Plan, places: Places, program: Path) -> None:
+        self._engine = engine
+        self._key = key
+        self._task = task
+        self._plan = plan
+        self._places = places
+        self._program = program
+        self._importer = Importer(engine.store, places.saves, engine.holds, f"run {key}")
+        self._importing = asyncio.Lock()
+        self._worker: Worker | None = None
+        self._killed = ""
+        self._stopping = self._paused = False
+        self._began = time.monotonic()
+        self._cpu_s = 0.0
+        self._deaths = 0
+        self._ended = asyncio.create_task(self._run())
+
+    async def _run(self) -> Ended:
+        without_progress, last = 0, -1
+        while True:
+            if self._stopping:
+                return Ended(Report(stopped=True), [], 0)
+            worker = await self._start()
+            if isinstance(worker, Report):
+                return Ended(worker, [], 1)
+            ended = await worker.ended
+            self._cpu_s += ended.cpu_s
+            if not ended.silent or ended.code >= 0 or self._killed:
+                return ended
+            self._deaths += 1
+            saved = worker.saved.work if worker.saved is not None else last
+            without_progress = 0 if saved > last else without_progress + 1
+            last = max(last, saved)
+            log.warning("%s: %s; it goes on from %d units of work", self._key, ended.report.fault, max(0, last))
+            if without_progress >= DEATHS:
+                return ended
+
+    async def _start(self) -> Worker | Report:
+        """A worker at work; or why there is none."""
+        try:
+            worker = await self._engine.workers.start(self._plan, self._places, self._program)
+        except OSError as refused:
+            # what is not admitted is refused everywhere; that is the task's end, and not a fault of this node
+            return Report(exit=125, killed=str(refused)) if isinstance(refused, Refused) else Report(fault=str(refused))
+        self._worker = worker
+        if self._paused:
+            worker.pause()
+        if self._stopping:
+            worker.hand_over()
+        if self._killed:
+            worker.kill()
+        return worker
+
+    async def exited(self) -> None:
+        limit = self._task.limits.wall_ms / 1000
+        if limit and not self._ended.done():
+            timer = asyncio.ensure_future(self._engine.clock.sleep(limit))
+            await asyncio.wait((timer, self._ended), return_when=asyncio.FIRST_COMPLETED)
+            timer.cancel()
+            if not self._ended.done():
+                self._end(f"ran longer than {limit:g} s (allow more with --timeout)")
+        await asyncio.shield(self._ended)
+
+    def _end(self, why: str) -> None:
+        self._killed = why
+        if self._worker is not None:
+            self._worker.kill()
+        else:
+            self._ended.cancel()
+
+    async def wait(self) -> Ran:
+        ended = await asyncio.shield(self._ended)
+        return await asyncio.to_thread(self._collect, ended, time.monotonic() - self._began)
+
+    def _collect(self, ended: Ended, wall: float) -> Ran:
+        """In a thread: what it printed and left becomes content of the store."""
+        report, store = ended.report, self._engine.store
+        if report.stopped:
+            return Ran(stopped=True, save=self._importer.newest(again=True))
+        if report.fault and not self._killed:
+            return Ran(fault=report.fault)
+        try:
+            stdout, stderr = (self._stored(path) for path in (self._places.stdout, self._places.stderr))
+            made = unixfs.add_dir(store, self._places.out, links=True) if any(self._places.out.iterdir()) else None
+        except OSError as error:
+            return Ran(fault=f"its output cannot be stored: {error}")
+        note = report.note
+        if self._deaths:
+            note = "; ".join(
+                filter(None, [note, f"its worker was killed {self._deaths} times and went on from its save"])
+            )
+        ext = [("work", str(report.work)), ("root", report.root), ("resumed_at", str(report.resumed_at))]
+        ext += [("note", note)] if note else []
+        save: Save | None = None
+        if report.killed.startswith(USED_UP):
+            save = self._importer.newest(again=True)
+        else:
+            self._engine.forget(self._task)
+        if ended.marks:
+            lines = "".join(f"{work} {root}\n" for work, root in ended.marks)
+            ext.append(("marks", c.text(unixfs.add_bytes(store, lines.encode()))))
+        killed = self._killed or report.killed
+        return Ran(
+            report.exit, killed, stdout, stderr, made, self._cpu_s, wall, ended.rss_bytes, ext=tuple(ext), save=save
+        )
+
+    def _stored(self, path: Path) -> bytes:
+        if not path.exists():  # refused before it began
+            path.touch()
+        return unixfs.add_file(self._engine.store, path)[0]
+
+    def pause(self) -> None:
+        self._paused = True
+        if self._worker is not None:
+            self._worker.pause()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._worker is not None:
+            self._worker.resume()
+
+    def stop(self) -> None:
+        """While it is being compiled: when that is over."""
+        self._stopping = True
+        if self._worker is not None:
+            self._worker.hand_over()
+
+    def save(self) -> None:
+        """Now. `saved` has it when it is on disk."""
+        if self._worker is not None:
+            self._worker.save()
+
+    async def saved(self, again: bool) -> Save | None:
+        async with self._importing:
+            try:
+                return await asyncio.to_thread(self._importer.newest, again)
+            except BadRecord as error:  # it was replaced again and again while it was read
+                log.info("%s: %s", self._key, error)
+                return None
+
+    def progress(self) -> Progress | None:
+        return self._worker.progress if self._worker is not None else Progress(COMPILING, 0, 0.0, 0.0)
+
+    def marks(self) -> list[tuple[int, str]]:
+        return self._worker.marks if self._worker is not None else []
+
+    async def kill(self) -> None:
+        if not self._ended.done():
+            self._end("it was stopped")
+            await asyncio.wait((self._ended,), timeout=10)
+
+    def close(self) -> None:
+        """In a thread: its saves are nobody's through this run any more."""
+        self._importer.close()
+
+    def peek(self, which: str, offset: int, count: int) -> bytes:
+        return peek(getattr(self._places, which), offset, count)
+
+
+def peek(path: Path, offset: int, count: int) -> bytes:
     try:
-        return msgspec.json.decode((directory / "report.json").read_bytes(), type=Report)
-    except (OSError, msgspec.DecodeError):
-        last = (directory / "stderr").read_bytes()[-400:].decode(errors="replace").strip().splitlines()
-        how = f"signal {-code}" if code < 0 else f"status {code}"
-        return Report(fault=f"the engine's worker ended with {how}" + (f": {last[-1]}" if last else ""))
-
-
-def marks(saves_at: Path) -> list[tuple[int, str]]:
-    """(work, root) of the marks in the newest save of a directory."""
-    try:
-        head = read_head(saves_at)
-    except BadRecord:
-        return []
-    return [(work, root.hex()) for work, root in head.marks] if head is not None else []
+        with open(path, "rb") as stream:
+            stream.seek(offset)
+            return stream.read(count)
+    except FileNotFoundError:
+        return b""

@@ -15,17 +15,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ipos.pool.execute import Ran
-from ipos.pool.native import engine
+from ipos.pool.execute import Ran, Run
+from ipos.pool.native.engine import Engine, EngineRun, peek
 from ipos.pool.native.environment import Builds, Environment
 from ipos.pool.records import Task
-from ipos.pool.saves import Holds, Importer, Save
+from ipos.pool.saves import Holds, Save
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
-from ipos.vm.plan import USED_UP, Progress, Report
+from ipos.vm.plan import Progress
 from ipos.wire.clock import Clock
-from ipos.wire.errors import BadRecord, Refused
+from ipos.wire.errors import Refused
 from ipos.wire.record import decode
 
 log = logging.getLogger("ipos.native")
@@ -50,12 +50,7 @@ class NativeRun:
         self.started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.began = 0.0
         self.killed = ""
-        self.stopping = False
         self._executor = executor
-        self._importer: Importer | None = None
-        if task.in_engine:
-            self._importer = Importer(executor.store, executor.engine.saves(task), executor.holds, f"run {key}")
-        self._importing = asyncio.Lock()
 
     async def exited(self) -> None:
         limit = self.task.limits.wall_ms / 1000
@@ -87,39 +82,10 @@ class NativeRun:
         try:
             stdout, _ = unixfs.add_file(store, self.directory / "stdout")
             stderr, _ = unixfs.add_file(store, self.directory / "stderr")
-            if self._importer is not None:
-                return self._of_engine(code, stdout, stderr, wall, event, self._importer)
             directory = unixfs.add_dir(store, self.directory / "cwd") if self._left() else None
         except OSError as error:
             return Ran(fault=f"its output cannot be stored: {error}")
         return Ran(code, killed, stdout, stderr, directory, event["cpu_s"], wall, event["rss"])
-
-    def _of_engine(
-        self, code: int, stdout: bytes, stderr: bytes, wall: float, event: dict[str, Any], importer: Importer
-    ) -> Ran:
-        report: Report = engine.report(self.directory, code)
-        if self.stopping and code == -signal.SIGTERM:  # before it could save
-            return Ran(stopped=True, save=importer.newest(again=True))
-        if report.fault:
-            return Ran(fault=report.fault)
-        if report.stopped:
-            return Ran(stopped=True, save=importer.newest(again=True))
-        ext = [("work", str(report.work)), ("root", report.root), ("resumed_at", str(report.resumed_at))]
-        ext += [("note", report.note)] if report.note else []
-        save: Save | None = None
-        if report.killed.startswith(USED_UP):
-            save = importer.newest(again=True)
-        else:
-            self._executor.engine.forget(self.task)
-        if report.marks:
-            lines = "".join(f"{work} {root}\n" for work, root in report.marks)
-            ext.append(("marks", c.text(unixfs.add_bytes(self._executor.store, lines.encode()))))
-        out = self.directory / "out"
-        made = unixfs.add_dir(self._executor.store, out, links=True) if any(out.iterdir()) else None
-        killed = self.killed or report.killed
-        return Ran(
-            report.exit, killed, stdout, stderr, made, event["cpu_s"], wall, event["rss"], ext=tuple(ext), save=save
-        )
 
     def _left(self) -> bool:
         """Whether the task made files; its inputs are taken away first."""
@@ -136,30 +102,19 @@ class NativeRun:
         self._executor.send(op="resume", key=self.key)
 
     def stop(self) -> None:
-        self.stopping = True
         self._executor.send(op="stop", key=self.key)
 
     async def saved(self, again: bool) -> Save | None:
-        if self._importer is None:
-            return None
-        importer = self._importer
-        async with self._importing:
-            try:
-                return await asyncio.to_thread(importer.newest, again)
-            except BadRecord as error:  # it was replaced again and again while it was read
-                log.info("%s: %s", self.key, error)
-                return None
+        return None
 
     def progress(self) -> Progress | None:
-        return Progress.read(self.directory / "progress")
+        return None
 
     def marks(self) -> list[tuple[int, str]]:
-        return engine.marks(self._executor.engine.saves(self.task)) if self.task.in_engine else []
+        return []
 
     def close(self) -> None:
-        """In a thread: its saves are nobody's through this run any more."""
-        if self._importer is not None:
-            self._importer.close()
+        pass
 
     async def kill(self) -> None:
         if not self.ended.done():
@@ -167,12 +122,7 @@ class NativeRun:
             await asyncio.wait((self.ended,), timeout=10)
 
     def peek(self, which: str, offset: int, count: int) -> bytes:
-        try:
-            with open(self.directory / which, "rb") as stream:
-                stream.seek(offset)
-                return stream.read(count)
-        except FileNotFoundError:
-            return b""
+        return peek(self.directory / which, offset, count)
 
 
 class NativeExecutor:
@@ -186,9 +136,10 @@ class NativeExecutor:
         self.starts = 0
         self._home = home
         self._hidden = hidden
-        self.engine = engine.EngineFiles(home, store)
+        self.engine = Engine(home, hidden, store, holds, clock)
         self._builds = Builds(home / "env")
         self._runs: dict[str, NativeRun] = {}
+        self._of_engine: dict[str, EngineRun] = {}
         self._pythons: dict[str, list[str]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -252,6 +203,7 @@ class NativeExecutor:
             self._writer.write(json.dumps(command).encode() + b"\n")
 
     async def close(self) -> None:
+        await self.engine.close()
         if self._writer is not None:
             self._writer.close()
         if self._process is not None:
@@ -265,24 +217,26 @@ class NativeExecutor:
     # ---- Executor
 
     async def prepare(self, key: str, task: Task, say: Callable[[str], None], save_every_s: float) -> None:
-        self._pythons[key] = await self._python(task, say)
+        if not task.in_engine:
+            self._pythons[key] = await self._python(task, say)
         program = self._program(task)
         async with self._materialising.setdefault(program, asyncio.Lock()):
             try:
                 await asyncio.to_thread(self._materialise, task, self._home / "work" / key, program)
                 if task.in_engine:
-                    directory = self._home / "work" / key
-                    await asyncio.to_thread(self.engine.plan, directory, task, program, save_every_s)
+                    await asyncio.to_thread(self.engine.prepare, key, task, save_every_s)
             except OSError as error:
                 raise Refused(f"the task's files cannot be laid out here: {error}") from None
-        self.send(op="park", **self._command(key, task))
+        if not task.in_engine:
+            self.send(op="park", **self._command(key, task))
 
     def _program(self, task: Task) -> Path:
         return self._home / "env" / "programs" / c.text(task.program) / task.name
 
-    async def start(self, key: str, task: Task, save: bytes | None) -> NativeRun:
-        if save is not None:
-            await asyncio.to_thread(self.engine.lay_out, task, save)
+    async def start(self, key: str, task: Task, save: bytes | None) -> Run:
+        if task.in_engine:
+            self._of_engine[key] = run = await self.engine.start(key, task, self._program(task), save)
+            return run
         async with self._starting:
             if self._writer is None:
                 await self._begin()
@@ -297,11 +251,9 @@ class NativeExecutor:
         most = task.limits
         rlimits = {"core": 0}
         argv = [*python, str(self._program(task)), *task.args]
-        if task.in_engine:
-            argv = [*python, "-I", "-m", "ipos.vm.worker", str(directory / "plan.json")]
-        elif most.output_bytes:
+        if most.output_bytes:
             rlimits["fsize"] = most.output_bytes
-        if most.memory_bytes and not task.in_engine:
+        if most.memory_bytes:
             rlimits["as"] = most.memory_bytes
         return {
             "key": key, "argv": argv, "cwd": str(directory / "cwd"),
@@ -311,8 +263,6 @@ class NativeExecutor:
         }  # fmt: skip
 
     async def _python(self, task: Task, say: Callable[[str], None]) -> list[str]:
-        if task.in_engine:
-            return [sys.executable]
         if not task.name.endswith(".py"):
             return []
         if task.environment is None:
@@ -345,7 +295,8 @@ class NativeExecutor:
             unixfs.export(self.store, cid, directory / "cwd" / name, 0o444)
 
     async def discard(self, key: str) -> None:
-        run = self._runs.pop(key, None)
+        self._runs.pop(key, None)
+        run = self._of_engine.pop(key, None)
         if run is not None:
             await asyncio.to_thread(run.close)
         if self._pythons.pop(key, None) is not None:

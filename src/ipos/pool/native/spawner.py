@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ipos.pool.native.isolate import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, drop_privileges, isolate, prctl
+from ipos.vm.sandbox.linux import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
+from ipos.vm.sandbox.namespace import drop_privileges, isolate
 
 SHOWN = ("work", "env")
 RLIMITS = {"fsize": resource.RLIMIT_FSIZE, "as": resource.RLIMIT_AS, "core": resource.RLIMIT_CORE}

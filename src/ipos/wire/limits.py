@@ -9,6 +9,7 @@ GiB = 1 << 30
 # records
 record_bytes = 1 * MiB
 record_depth = 32
+typed_items = 100_000  # in one array of a struct that is signed by EIP-712
 
 # 9P
 msize_bytes = 1 * MiB + 24

@@ -1,15 +1,16 @@
 """secp256k1 keys: the account's (the person) and the run key (one per machine). The transport key lives in netd.
 
 Addresses and signatures are Ethereum's: keccak of the public key, EIP-55 text (https://eips.ethereum.org/EIPS/eip-55), personal messages by
-EIP-191 version 0x45 (https://eips.ethereum.org/EIPS/eip-191), 65 bytes r s v. Issue 3 puts the account key into a keystore and an agent.
+EIP-191 version 0x45 (https://eips.ethereum.org/EIPS/eip-191), 65 bytes r s v. The account's key lives in a keystore (`keystore.py`) and is
+open only inside the agent (`agent.py`).
 """
 
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
+from ipos.identity.private import read_private, write_private
 from ipos.identity.secret import Secret
 from ipos.wire.errors import Refused
 
@@ -89,46 +90,30 @@ def recover(digest: bytes, signature: bytes) -> str:
     return address_of(public.format(compressed=False))
 
 
-def write_private(path: Path, body: bytes) -> None:
-    """Replace a file atomically; only this user may read it."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    new = path.with_name(path.name + ".new")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, body)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.replace(new, path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
 def load(path: Path) -> Key | None:
     """The key in a file, None if there is none; `Refused` if others may read it or it holds something else."""
-    try:
-        body = path.read_text().strip()
-    except FileNotFoundError:
+    body = read_private(path, 128)
+    if body is None:
         return None
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
-        raise Refused(f"{path} can be read by others (mode {mode:04o}): chmod 600 {path}")
     try:
-        return Key(Secret(bytes.fromhex(body)))
+        return Key(Secret(bytes.fromhex(body.decode().strip())))
     except ValueError:
         raise Refused(f"{path} does not hold a key of 32 bytes") from None
 
 
-def create(path: Path) -> Key:
-    """A new key, written to `path` with mode 0600."""
+def fresh() -> Secret:
+    """32 random bytes that are a key."""
     while True:
-        secret = os.urandom(32)
+        secret = Secret(os.urandom(32))
         try:
-            key = Key(Secret(secret))
+            Key(secret)
         except ValueError:
             continue  # not below the order of the curve: one in 2**128
-        write_private(path, secret.hex().encode() + b"\n")
-        return key
+        return secret
+
+
+def create(path: Path) -> Key:
+    """A new key, written to `path` in hexadecimal with mode 0600."""
+    secret = fresh()
+    write_private(path, secret.reveal().hex().encode() + b"\n")
+    return Key(secret)

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-from ipos.identity.keys import address_of_bytes, keccak, recover
+from ipos.identity.keys import Key, address_of_bytes, keccak, recover
 from ipos.wire import limits
 from ipos.wire.errors import BadRecord, Refused
 
@@ -29,12 +29,6 @@ TYPE_WORD = re.compile(r"bool|address|string|bytes|u?int\d*|bytes\d+")
 
 Fields = tuple[tuple[str, str], ...]
 """(name, type) of each member, in the order in which they are hashed."""
-
-
-class DigestSigner(Protocol):
-    """A key, or what holds one: signs 32 bytes."""
-
-    def sign_digest(self, digest: bytes) -> bytes: ...
 
 
 class Domain:
@@ -242,7 +236,7 @@ def digest_typed(domain: Domain, schema: Schema, value: object) -> bytes:
     return keccak(b"\x19\x01" + domain.separator + schema.hash(value))
 
 
-def sign_typed(key: DigestSigner, domain: Domain, schema: Schema, value: object) -> bytes:
+def sign_typed(key: Key, domain: Domain, schema: Schema, value: object) -> bytes:
     """65 bytes r s v, low s, v of 27 or 28. `BadRecord` if the value does not fit the schema."""
     return key.sign_digest(digest_typed(domain, schema, value))
 
@@ -250,3 +244,18 @@ def sign_typed(key: DigestSigner, domain: Domain, schema: Schema, value: object)
 def signer_typed(domain: Domain, schema: Schema, value: object, signature: bytes) -> str:
     """The EIP-55 address whose key signed the value. `Refused` if the signature is none; `BadRecord` as `sign_typed`."""
     return recover(digest_typed(domain, schema, value), signature)
+
+
+class RunKey:
+    """What the parts of a node get of this machine's run key: its name, and signatures over typed values (marks, receipts, cheques).
+
+    Not the key, not its file; and no signature over bytes that somebody else has chosen, so none that counts as another protocol's.
+    """
+
+    def __init__(self, key: Key) -> None:
+        self.address = key.address
+        self._sign = key.sign_digest
+
+    def sign(self, domain: Domain, schema: Schema, value: object) -> bytes:
+        """As `sign_typed`."""
+        return self._sign(digest_typed(domain, schema, value))

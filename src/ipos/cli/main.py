@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from ipos.cli import values
 from ipos.wire import limits
@@ -111,9 +112,45 @@ def parser() -> argparse.ArgumentParser:
     why.add_argument("job", type=int)
     why.add_argument("task", nargs="?", help="a task's number or the name of its input")
     add("cancel", "stop a job").add_argument("job", type=int)
+    _keys(commands)
     for name, words in (("ls", "list a directory of the tree"), ("cat", "read a file of the tree")):
         add(name, words).add_argument("path", nargs="?", default="/")
     return top
+
+
+def _keys(commands: Any) -> None:
+    words = "the keys of this machine: list, unlock, lock, passphrase, backup, restore"
+    top = commands.add_parser("keys", help=words, description=words)
+    top.add_argument("--json", action="store_true", help="print JSON: one object a key")
+    actions = top.add_subparsers(dest="action", metavar="ACTION")
+
+    def add(name: str, words: str) -> argparse.ArgumentParser:
+        one = actions.add_parser(name, help=words, description=words)
+        one.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON: one object")
+        return one
+
+    def secret(one: argparse.ArgumentParser, option: str, words: str) -> None:
+        one.add_argument(
+            option, metavar="F", help=f"a file that only you can read, with {words}; without it, it is asked for"
+        )
+
+    add("list", "which keys there are, where, and how they are")
+    unlock = add("unlock", "open the account key for a time, to invite machines and sign their list")
+    unlock.add_argument("time", nargs="?", default="10m", help="30s, 10m, 2h (default 10m)")
+    secret(unlock, "--passphrase-file", "the passphrase")
+    add("lock", "lock the account key now")
+    change = add("passphrase", "set or change the account key's passphrase")
+    change.add_argument("--none", action="store_true", help="go without one from now on")
+    secret(change, "--passphrase-file", "the passphrase that it has now")
+    secret(change, "--new-passphrase-file", "the new one")
+    for name, words in (
+        ("backup", "write the account key to a file, under a passphrase"),
+        ("restore", "take the account key from a backup, or from a keystore of geth"),
+    ):
+        one = add(name, words)
+        one.add_argument("file", metavar="FILE")
+        one.add_argument("--yes", action="store_true", help="replace what is there")
+        secret(one, "--passphrase-file", "the passphrase of the file")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -130,6 +167,10 @@ def main(argv: list[str] | None = None) -> int:
             from ipos.cli import work
 
             return asyncio.run(done(work.COMMANDS[arguments.command](arguments)))
+        if arguments.command == "keys":
+            from ipos.cli import keys
+
+            return asyncio.run(done(keys.ACTIONS[arguments.action or "list"](arguments)))
         from ipos.cli import plain
 
         return asyncio.run(done(plain.COMMANDS[arguments.command](arguments)))

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import termios
 import threading
 from collections.abc import Callable
+
+from ipos.identity.secret import Secret
+from ipos.wire.errors import Refused
 
 
 def _line() -> bytes:
@@ -62,3 +66,22 @@ async def ask(question: str) -> bool:
 async def read() -> bytes:
     """All of it."""
     return await _apart(_all)
+
+
+async def passphrase(question: str) -> Secret:
+    """What a person types at the terminal without its being shown. `Refused` where there is no terminal."""
+    if not os.isatty(0):
+        raise Refused(
+            "a passphrase is typed at a terminal: where there is none, --passphrase-file F names a file with it"
+        )
+    shown = termios.tcgetattr(0)
+    hidden = [*shown]
+    hidden[3] &= ~termios.ECHO
+    termios.tcsetattr(0, termios.TCSAFLUSH, hidden)
+    try:
+        print(question + ": ", end="", file=sys.stderr, flush=True)
+        line = await _apart(_line)
+    finally:
+        termios.tcsetattr(0, termios.TCSAFLUSH, shown)
+        print(file=sys.stderr)
+    return Secret(line.rstrip(b"\r\n"))

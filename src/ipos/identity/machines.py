@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Protocol
 
 import msgspec
 
@@ -34,7 +35,15 @@ class MachineList(Record, frozen=True, kw_only=True):
     signature: str = ""
 
 
-def sign(key: keys.Key, version: int, machines: tuple[Machine, ...]) -> MachineList:
+class Signer(Protocol):
+    """A key, or the agent that holds it."""
+
+    @property
+    def address(self) -> str: ...
+    def sign(self, message: bytes) -> bytes: ...
+
+
+def sign(key: Signer, version: int, machines: tuple[Machine, ...]) -> MachineList:
     """A signed list; names and peers must be unique."""
     if len(machines) > limits.machines_per_account:
         raise Refused(f"{len(machines)} machines, the most is {limits.machines_per_account}")
@@ -78,7 +87,7 @@ def tidy(words: str) -> str:
     return name or "machine"
 
 
-def with_machine(key: keys.Key, old: MachineList, machine: Machine) -> MachineList:
+def with_machine(key: Signer, old: MachineList, machine: Machine) -> MachineList:
     """The next version, with `machine` added, or put in the place of the entry of the same peer; its name made unique."""
     others = tuple(m for m in old.machines if m.peer != machine.peer)
     taken = {m.name for m in others}

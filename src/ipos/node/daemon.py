@@ -16,13 +16,16 @@ from typing import Any
 
 import msgspec
 
-from ipos.identity import keys
 from ipos.identity import machines as lists
+from ipos.identity.agent import MACHINE_LIST, Agent
 from ipos.identity.machine_id import machine_id
 from ipos.identity.machines import Machine, MachineList
+from ipos.identity.private import write_private
+from ipos.identity.typed import RunKey
 from ipos.net import join
 from ipos.net.engine import NetEngine
 from ipos.node.home import Home, runtime_root
+from ipos.node.identity import first_list, identity
 from ipos.node.joining import Joining
 from ipos.node.machine import MachineLoad, measure_speed
 from ipos.node.tree import Trees
@@ -64,9 +67,9 @@ class Node:
         *,
         home: Path,
         name: str,
-        run_key: keys.Key,
-        account: keys.Key | None,
-        mine: MachineList | None,
+        run_key: RunKey,
+        agent: Agent,
+        mine: MachineList,
         machine: str,
         clock: Clock,
         net: NetEngine,
@@ -84,7 +87,8 @@ class Node:
         self.journal = journal
         self.executor = executor
         self.offload = offload
-        self.account = account
+        self.agent = agent
+        self.mine = mine
         self.began = time.time()
         self.found: dict[str, tuple[str, ...]] = {}
         self.addresses: dict[str, tuple[str, ...]] = {}
@@ -96,10 +100,6 @@ class Node:
         self._vital: set[asyncio.Task[Any]] = set()  # without which there is no node
         self.failure = ""  # why it ends, if not because it was told to
         self._members: dict[str, asyncio.Task[None]] = {}
-        if mine is None:
-            assert account is not None
-            mine = lists.sign(account, 1, (self._me(),))
-        self.mine = mine
         self.holding = Holding(
             clock=clock, store=store, journal=journal, executor=executor, load=load, fetch=net.fetch, holds=holds,
             offload=offload, node=net.peer,
@@ -109,7 +109,7 @@ class Node:
             deliver=self._deliver,
         )  # fmt: skip
         self.joining = Joining(
-            net=net, clock=clock, admit=self._admit, adopt=self._adopt, me=self._me, mine=lambda: self.mine,
+            net=net, clock=clock, admit=self._admit, adopt=self._adopt, me=self.entry, mine=lambda: self.mine,
             may_invite=self._may_invite, nearby=self._nearby,
         )  # fmt: skip
         self.stopping = asyncio.Event()
@@ -117,7 +117,7 @@ class Node:
 
     # ---- who I am
 
-    def _me(self) -> Machine:
+    def entry(self) -> Machine:
         return Machine(name=self._name, peer=self.net.peer, run=self._run_key.address, machine=self._machine)
 
     @property
@@ -137,27 +137,26 @@ class Node:
         return Caller(self.mine.account if own else "", peer, own=own, local=False)
 
     def _may_invite(self) -> None:
-        if self.account is None:
+        if not self.agent.here:
             holder = self.mine.machines[0].name
             raise Refused(f"the account's key is on {holder}: run ipos invite there")
+        self.agent.may(MACHINE_LIST.name)
 
     async def _admit(self, machine: Machine) -> MachineList:
         self._may_invite()
-        assert self.account is not None
-        lst = lists.with_machine(self.account, self.mine, machine)
-        await self._keep(lst)
+        lst = lists.with_machine(self.agent.signer(MACHINE_LIST.name), self.mine, machine)
+        await self.keep(lst)
         return lst
 
     async def _adopt(self, lst: MachineList) -> None:
-        """This machine joins the account of `lst`: the list first, then its own fresh account goes."""
-        await self._keep(lst)
-        self.account = None
-        (self.home / "keys" / "account").unlink(missing_ok=True)
+        """This machine joins the account of `lst`; the key of its own fresh account stays in the home and counts no more."""
+        await self.keep(lst)
+        await self.agent.load(lst.account)
 
-    async def _keep(self, lst: MachineList) -> None:
+    async def keep(self, lst: MachineList) -> None:
         body = msgspec.json.encode(lst)
         path = self.home / "keys" / "machines"
-        await self.offload(lambda: keys.write_private(path, body))
+        await self.offload(lambda: write_private(path, body))
         self.mine = lst
         log.info("machine list version %d: %s", lst.version, ", ".join(m.name for m in lst.machines))
         self._match_members()
@@ -167,7 +166,7 @@ class Node:
         """Somebody shows a list; keep it if it is newer and signed."""
         newer = lists.newer(self.mine, lst)
         if newer is not None:
-            await self._keep(newer)
+            await self.keep(newer)
 
     async def _spread(self) -> None:
         for peer, client in list(self.clients.items()):
@@ -356,6 +355,7 @@ class Node:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.agent.lock()
         await self.journal.commit()
         for client in self.clients.values():
             client.close()
@@ -400,23 +400,6 @@ def _write_dir(store: BlockStore, cid: bytes, target: Path) -> None:
 # ---- the real one
 
 
-def identity(home: Home) -> tuple[keys.Key, keys.Key | None, MachineList | None]:
-    """(run key, account key if it is here, machine list if there is one); what is missing of a fresh home is made."""
-    directory = home.path / "keys"
-    run = keys.load(directory / "run") or keys.create(directory / "run")
-    stored = directory / "machines"
-    mine = msgspec.json.decode(stored.read_bytes(), type=MachineList) if stored.exists() else None
-    if mine is not None:
-        lists.check(mine)
-    account = keys.load(directory / "account")
-    if mine is None and account is None:
-        account = keys.create(directory / "account")
-    if mine is not None and account is not None and account.address != mine.account:
-        (directory / "account").unlink()  # the crash between joining an account and giving up the fresh one
-        account = None
-    return run, account, mine
-
-
 LISTEN = {
     "lan": ("/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1", "/ip6/::/tcp/0", "/ip6/::/udp/0/quic-v1"),
     "local": ("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"),
@@ -429,7 +412,8 @@ async def serve(home: Home) -> None:
 
     settings = home.settings()
     clock = SystemClock()
-    run, account, mine = await asyncio.to_thread(identity, home)
+    run, stored, account = await asyncio.to_thread(identity, home)
+    agent = Agent(home.path / "keys", account, clock, asyncio.to_thread)
     store = await asyncio.to_thread(PackStore, home.path / "store")
     journal = await asyncio.to_thread(Journal, home.path / "journal.sqlite", asyncio.to_thread)
     computer = machine_id(home.path)
@@ -443,9 +427,13 @@ async def serve(home: Home) -> None:
         listen=json.loads(listen) if listen else LISTEN[settings.listen], may=lambda peer, _: peer in members,
     )  # fmt: skip
     try:
-        _, _, load.speed = await asyncio.gather(executor.open(), net.start(), asyncio.to_thread(measure_speed))
+        _, _, load.speed, _ = await asyncio.gather(
+            executor.open(), net.start(), asyncio.to_thread(measure_speed), agent.load(account)
+        )
+        me = Machine(name=settings.name, peer=net.peer, run=run.address, machine=computer)
+        mine = await asyncio.to_thread(first_list, home, agent, stored, me)
         node = Node(
-            home=home.path, name=settings.name, run_key=run, account=account, mine=mine, machine=computer, clock=clock, net=net,
+            home=home.path, name=settings.name, run_key=run, agent=agent, mine=mine, machine=computer, clock=clock, net=net,
             store=store, journal=journal, executor=executor, load=load, holds=holds, offload=asyncio.to_thread,
         )  # fmt: skip
         if settings.listen == "local":

@@ -20,6 +20,7 @@ from ipos.tree.synthetic import Events
 from ipos.wire import limits
 from ipos.wire.clock import Clock
 from ipos.wire.errors import Gone, Refused
+from ipos.wire.record import encode
 
 log = logging.getLogger("ipos.join")
 
@@ -169,7 +170,11 @@ class Joining:
                             assert current is not None
                             todo += machine.confirmed(await self._ask(current, words, name, messages))
                         case join.Admit(admitted):
-                            lst = await self._admit(admitted)
+                            try:
+                                lst = await self._admit(admitted)
+                            except Refused as refused:  # the account key was locked meanwhile
+                                messages.send(encode(join.Sorry(sorry=str(refused))))
+                                raise
                             todo += machine.admitted(lst)
                             self._emit(current, {"event": "joined", "machine": lst.machines[-1].name})
                         case join.Fail(sentence):

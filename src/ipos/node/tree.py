@@ -13,6 +13,7 @@ import msgspec
 from ipos.identity.machines import MachineList
 from ipos.node.handover import HandOvers, marks
 from ipos.node.joining import describe
+from ipos.node.keysfs import Keys, words
 from ipos.pool.jobfs import jobs_dir
 from ipos.pool.procfs import proc_dir
 from ipos.tree.file import Caller, File
@@ -45,6 +46,7 @@ class Trees:
             "job": jobs_dir(node.coordinator, node.store, node.submit, HandOvers(node).answers(), marks),
             "proc": proc_dir(node.holding),
             "pool": self._pool(),
+            "keys": Keys(node).dir,
             "n": Dir({}, lambda: [m.name for m in node.mine.machines], self._find_node),
         }
         log = node.home / "log"
@@ -99,7 +101,8 @@ class Trees:
             "pid": os.getpid(),
             "peer": node.net.peer,
             "account": node.mine.account,
-            "account_key_here": node.account is not None,
+            "account_key_here": node.agent.here,
+            "account_key": words(node),
             "machines": len(node.mine.machines),
             "list_version": node.mine.version,
             "addresses": " ".join(node.net.addresses()),

@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from ipos.identity import keys, machines
+from ipos.identity.agent import Agent
 from ipos.identity.machines import Machine, MachineList
+from ipos.identity.typed import RunKey
 from ipos.node.daemon import Node
 from ipos.pool.execute import Ran
 from ipos.pool.jobs import Job
@@ -185,7 +187,7 @@ class Site:
         self.world, self.name, self.home = world, name, directory
         self.peer = f"peer-{name}"
         (directory / "keys").mkdir(parents=True)
-        self.run_key = keys.create(directory / "keys" / "run")
+        self.run_key = RunKey(keys.create(directory / "keys" / "run"))
         self.store = MemoryStore()
         self.clock = WorldClock(world.dice.uniform(0, 1e6))
         self.speed = world.dice.choice((0.5, 1.0, 2.0))
@@ -215,7 +217,8 @@ class Site:
         mine = msgspec.json.decode(body, type=MachineList)
         journal = Journal(self.home / "journal.sqlite", inline, durable=False)
         self.node = WorldNode(
-            home=self.home, name=self.name, run_key=self.run_key, account=None, mine=mine, machine=self.name,
+            home=self.home, name=self.name, run_key=self.run_key, agent=Agent(self.home / "keys", mine.account, self.clock, inline),
+            mine=mine, machine=self.name,
             clock=self.clock, net=net, store=self.store, journal=journal, executor=self.executor,
             load=SleepLoad(self), holds=Holds(self.store), offload=inline,
         )  # fmt: skip

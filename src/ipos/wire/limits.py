@@ -9,6 +9,17 @@ GiB = 1 << 30
 # records
 record_bytes = 1 * MiB
 record_depth = 32
+typed_items = 100_000  # in one array of a struct that is signed by EIP-712
+
+# keys
+keystore_bytes = 64 * KiB
+passphrase_bytes = 1 * KiB
+scrypt_bytes = 512 * MiB  # of memory that a keystore may ask for; geth's files ask for 256 MiB
+scrypt_steps = 1 << 23  # n·r·p; geth's files need 2**21, about a second
+pbkdf2_rounds = 10_000_000
+unlock_s = 600.0
+unlock_most_s = 7 * 86_400.0
+wrong_passphrase_most_s = 60.0  # the longest pause after wrong passphrases; it begins with one second and doubles
 
 # 9P
 msize_bytes = 1 * MiB + 24

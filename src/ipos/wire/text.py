@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from ipos.wire.errors import Refused
@@ -26,3 +27,14 @@ def parse(text: str) -> dict[str, str]:
         if key:
             pairs[key] = value
     return pairs
+
+
+DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h|d|)")
+
+
+def duration(text: str) -> float:
+    """Seconds of "500ms", "5s", "10m", "1h", "2d"; a bare number is in seconds."""
+    found = DURATION.fullmatch(text)
+    if found is None:
+        raise Refused(f"{text!r} is not a time (a number, with one of ms, s, m, h, d)")
+    return float(found[1]) * {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}[found[2]]

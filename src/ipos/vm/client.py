@@ -19,6 +19,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from ipos.vm import code, plan
+from ipos.vm.host import Fault
 from ipos.vm.plan import Plan, Progress, Report
 from ipos.vm.version import cache_root
 from ipos.wire.errors import Refused
@@ -262,7 +264,7 @@ class Workers:
             packet = b""
         if not packet:
             ours.close()
-            raise Refused("the parent process of the engine's workers did not start; the node's log has its message")
+            raise Fault("the parent process of the engine's workers did not start; the node's log has its message")
         why_not = json.loads(packet)["isolation"]
         self.isolation = (
             f"none: {why_not}"
@@ -308,18 +310,24 @@ class Workers:
     def _send(self, sock: socket.socket | None, fds: list[int], **command: Any) -> None:
         """Packets are small and the parent only forks: if its queue is full, it hangs."""
         if sock is None:
-            raise Refused("the parent process of the engine's workers was killed")
+            raise Fault("the parent process of the engine's workers was killed")
         try:
             socket.send_fds(sock, [json.dumps(command).encode()], fds)
         except OSError as error:
-            raise Refused(f"the parent process of the engine's workers does not answer: {error.strerror}") from None
+            raise Fault(f"the parent process of the engine's workers does not answer: {error.strerror}") from None
 
     async def start(
         self, what: Plan, places: Places, program: Path, on: OnEvent = lambda event: None, file_bytes: int = 0
     ) -> Worker:
         """Run a program (a file of WebAssembly; it is compiled first, if need be). `on` gets every event as it comes. `file_bytes`: the
-        largest file that it may write; 0: what its saves and its output can need. `Refused`."""
+        largest file that it may write; 0: what its saves and its output can need. `Refused`: by the engine; `Fault`: by this machine."""
         name = await self.compile(program)
+        bytes_ = file_bytes or STATE_FILES * what.memory_bytes + what.output_bytes + SPARE_BYTES
+        return await self._fork(name, self._codes[name], what, places, on, bytes_)
+
+    async def _fork(
+        self, name: str, code_of_it: int, what: Plan, places: Places, on: OnEvent, file_bytes: int
+    ) -> Worker:
         async with self._starting:
             if self._sock is None:
                 await self._begin()
@@ -329,10 +337,10 @@ class Workers:
         with theirs:
             try:
                 self._send(
-                    self._sock, [theirs.fileno(), self._codes[name]], op="fork", key=worker.key, program=name,
+                    self._sock, [theirs.fileno(), code_of_it], op="fork", key=worker.key, program=name,
                     saves=str(places.saves), root=str(places.root), out=str(places.out), stdout=str(places.stdout),
                     stderr=str(places.stderr), stdin=str(places.stdin or ""), memory_bytes=what.memory_bytes,
-                    file_bytes=file_bytes or STATE_FILES * what.memory_bytes + what.output_bytes + SPARE_BYTES,
+                    file_bytes=file_bytes,
                 )  # fmt: skip
             except BaseException:
                 ours.close()
@@ -341,7 +349,24 @@ class Workers:
         await worker.attach(ours)
         return worker
 
+    async def probe(self) -> dict[str, str]:
+        """What confines a worker here: layer -> "" if it is in force, otherwise why not. `Fault`: none can be started."""
+        with tempfile.TemporaryDirectory(dir=self._home / "work" if self._home else None) as scratch:
+            where = Path(scratch)
+            for name in ("saves", "root", "out"):
+                (where / name).mkdir()
+            places = Places(where / "root", where / "out", where / "saves", where / "stdout", where / "stderr")
+            nothing = code.sealed(b"")
+            try:
+                worker = await self._fork("", nothing, Plan(task=""), places, lambda event: None, SPARE_BYTES)
+                ended = await worker.ended
+            finally:
+                os.close(nothing)
+            if not worker.layers:
+                raise Fault(ended.report.fault)
+            return worker.layers
+
     def _kill(self, key: str) -> None:
         if key in self._workers:
-            with contextlib.suppress(Refused):
+            with contextlib.suppress(Fault):
                 self._send(self._sock, [], op="kill", key=key)

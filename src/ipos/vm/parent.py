@@ -74,15 +74,16 @@ class Parent:
                 self.say(event="failed", key=key, why=f"unknown command {other}")
 
     def _fork(self, command: dict[str, Any], pipe: int, code: int) -> int:
-        program = self.warm.program(command["program"], code)
+        program = self.warm.program(command["program"], code) if command["program"] else None
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             try:
-                layers = self._become(command, pipe, program.fds, parent)
+                layers = self._become(command, pipe, program.fds if program else frozenset(), parent)
                 pipe_of_child = worker.Pipe()
                 pipe_of_child.say(Confined(layers))
-                self._child(program.module, pipe_of_child)
+                if program is not None:  # else it was only to say how it is confined
+                    self._child(program.module, pipe_of_child)
                 os._exit(0)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -190,6 +191,7 @@ def main(child: Child = worker.work) -> None:
     sock = socket.socket(fileno=fcntl.fcntl(int(fd), fcntl.F_DUPFD_CLOEXEC, ABOVE))
     while os.open(os.devnull, os.O_RDONLY) < ABOVE:
         pass
+    os.environ.clear()  # Python itself puts a locale there
     engine.engine()
     version()  # a worker can read no file to find out
     why_not, root = isolated(Path(home) if home else None, tuple(Path(path) for path in hidden))

@@ -18,6 +18,7 @@ from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
 from ipos.vm.client import Ended, Places, Worker, Workers
+from ipos.vm.host import Fault
 from ipos.vm.plan import COMPILING, USED_UP, Plan, Progress, Report
 from ipos.wire import limits
 from ipos.wire.clock import Clock
@@ -127,9 +128,10 @@ class EngineRun:
         """A worker at work; or why there is none."""
         try:
             worker = await self._engine.workers.start(self._plan, self._places, self._program)
-        except OSError as refused:
-            # what is not admitted is refused everywhere; that is the task's end, and not a fault of this node
-            return Report(exit=125, killed=str(refused)) if isinstance(refused, Refused) else Report(fault=str(refused))
+        except Refused as refused:  # what is not admitted here is admitted nowhere: that is the task's end
+            return Report(exit=125, killed=str(refused))
+        except Fault as fault:
+            return Report(fault=str(fault))
         self._worker = worker
         if self._paused:
             worker.pause()

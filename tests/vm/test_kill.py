@@ -1,13 +1,14 @@
-"""`kill -9` of the engine's worker, also in the middle of a save: started again it goes on from its last save and ends as if nothing had been."""
+"""`kill -9` of the engine's worker, or of its warm parent, also in the middle of a save: the next one goes on from the last save and ends as if nothing
+had been."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -16,66 +17,60 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ipos.vm.client import Ended, Places, Worker, Workers
 from ipos.vm.plan import Plan, Report
 from ipos.vm.save import RECORD, Head, Saves
-from ipos.vm.version import cache_root
 
 from .programs import HERE
 from .programs_tasks import TASKS
 
+pytestmark = pytest.mark.real
+
 LINES = b"".join(b"%d\n" % i for i in range(30))
 BATCH = (HERE / "programs/sqlite/batch.sql").read_bytes()
-KILLS = 100
 NO_HEAD = "after the leaves, before the head"
+Left = dict[str, bytes]
 
 
 @dataclass
-class Worker:
-    """One task in `folder`, as the node starts it: a process, its input root, its streams, its saves."""
+class Run:
+    """One task in `folder`: its input root, its streams, its saves, and worker after worker."""
 
     name: str
     folder: Path
     every_s: float
+    sorts: str = "3000000"
 
     def __post_init__(self) -> None:
-        (self.folder / "cwd").mkdir(parents=True)
-        (self.folder / "saves").mkdir()
+        for part in ("root", "saves", "out"):
+            (self.folder / part).mkdir(parents=True)
         given = {"lua": ("lua/bench.lua", "bench.lua"), "python": ("job.py", "job.py")}
-        task = TASKS[self.name]
         if self.name in given:
             source, to = given[self.name]
-            shutil.copy(HERE / "programs" / source, self.folder / "cwd" / to)
+            shutil.copy(HERE / "programs" / source, self.folder / "root" / to)
         if self.name == "sqlite":
-            (self.folder / "cwd/batch.sql").write_bytes((BATCH + b"drop table t;\n") * 6)
-        program = self.folder / "program.wasm"
-        program.write_bytes(task.program())
+            (self.folder / "root/batch.sql").write_bytes((BATCH + b"drop table t;\n") * 6)
+        (self.folder / "program.wasm").write_bytes(TASKS[self.name].program())
         (self.folder / "stdin").write_bytes(LINES)
-        plan = Plan(
-            task=self.name, program=str(program), args=(self.name, *(("3000000",) if self.name == "qsort" else task.args)),
-            env={}, seed="07" * 32, cwd=str(self.folder / "cwd"), saves=str(self.saves), report=str(self.folder / "report"),
-            cache=str(cache_root()), memory_bytes=256 << 20, output_bytes=1 << 20, work=0, mark_every=100_000_000,
-            every_s=self.every_s,
-        )  # fmt: skip
-        (self.folder / "plan.json").write_bytes(msgspec.json.encode(plan))
 
     @property
     def saves(self) -> Path:
         return self.folder / "saves"
 
-    def start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-I", "-m", "ipos.vm.worker", str(self.folder / "plan.json")]
-        with (
-            (self.folder / "stdin").open("rb") as stdin,
-            (self.folder / "stdout").open("wb") as out,
-            (self.folder / "stderr").open("wb") as err,
-        ):
-            return subprocess.Popen(command, stdin=stdin, stdout=out, stderr=err)
+    async def start(self, workers: Workers) -> Worker:
+        args = (self.sorts,) if self.name == "qsort" else TASKS[self.name].args
+        plan = Plan(
+            task=self.name, args=(self.name, *args), seed="07" * 32, output_bytes=1 << 20, mark_every=100_000_000,
+            every_s=self.every_s,
+        )  # fmt: skip
+        at = self.folder
+        places = Places(at / "root", at / "out", self.saves, at / "stdout", at / "stderr", at / "stdin")
+        return await workers.start(plan, places, at / "program.wasm")
 
-    def ended(self) -> tuple[Report, dict[str, bytes]]:
-        """The report, and all that it printed and left."""
-        report = msgspec.json.decode((self.folder / "report").read_bytes(), type=Report)
-        left = {str(path.relative_to(self.folder)): path.read_bytes() for path in (self.folder / "cwd").rglob("*")}
-        return report, {**left, **{which: (self.folder / which).read_bytes() for which in ("stdout", "stderr")}}
+    def left(self) -> Left:
+        """All that it printed and made."""
+        made = {str(path.relative_to(self.folder)): path.read_bytes() for path in (self.folder / "out").rglob("*")}
+        return {**made, **{which: (self.folder / which).read_bytes() for which in ("stdout", "stderr")}}
 
     def newest(self) -> Head | None:
         """The newest save's head; every leaf of it is verified, and the output that belongs to it is there. Looks at a copy, for who opens
@@ -111,69 +106,91 @@ class Worker:
         return "between saves" if name in {alive[i : i + 32] for i in range(0, len(alive), 32)} | {b""} else NO_HEAD
 
 
-def strike(worker: Worker, process: subprocess.Popen[bytes], among: random.Random, long_s: float) -> bool:
-    """Kill it at a random moment, or a little after a save was seen to begin; False: it ended before."""
-    leaves = worker.saves / "leaves"
+async def strike(run: Run, worker: Worker, parent: int | None, among: random.Random, long_s: float) -> bool:
+    """Kill it, or its parent, at a random moment, or a little after a save was seen to begin; False: it ended before."""
+    leaves = run.saves / "leaves"
 
     def grown() -> int:
         return leaves.stat().st_size if leaves.exists() else 0
 
-    def wait(seconds: float, size: int = -1) -> None:
+    async def wait(seconds: float, size: int = -1) -> None:
         until = time.monotonic() + seconds
-        while process.poll() is None and time.monotonic() < until and (size < 0 or grown() == size):
-            time.sleep(0.0002)
+        while not worker.ended.done() and time.monotonic() < until and (size < 0 or grown() == size):
+            await asyncio.sleep(0.0002)
 
-    wait(among.uniform(0.05, 0.9 * long_s))
+    await wait(among.uniform(0.05, 0.9 * long_s))
     if among.random() < 0.6:
-        wait(long_s, grown())
-        wait(among.uniform(0, 0.004))
-    if process.poll() is not None:
+        await wait(long_s, grown())
+        await wait(among.uniform(0, 0.004))
+    if worker.ended.done() or worker.pid is None:
         return False
-    os.kill(process.pid, signal.SIGKILL)
-    return process.wait() == -signal.SIGKILL
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(parent or worker.pid, signal.SIGKILL)
+    ended = await worker.ended
+    return ended.silent and ended.code == -signal.SIGKILL
 
 
-@pytest.mark.slow
-def test_a_hundred_kills_lose_nothing(tmp_path: Path) -> None:
+def same(ended: Ended, expected: Ended) -> bool:
+    return (msgspec.structs.replace(ended.report, resumed_at=0), ended.marks) == (expected.report, expected.marks)
+
+
+async def kill(tmp_path: Path, names: tuple[str, ...], count: int, sorts: str) -> Counter[str]:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     among = random.Random(seed)
     where: Counter[str] = Counter()
-    kills = runs = lives = idle = 0
-    names = ("lua", "sqlite", "python", "qsort")
-    whole: dict[str, tuple[Report, dict[str, bytes]]] = {}
-    long_s: dict[str, float] = {}
-    for name in names:
-        worker, began = Worker(name, tmp_path / f"{name}-whole", 3600), time.monotonic()
-        assert worker.start().wait() == 0
-        whole[name], long_s[name] = worker.ended(), time.monotonic() - began
-        assert (whole[name][0].fault, whole[name][0].killed, whole[name][0].resumed_at) == ("", "", 0)
-        assert whole[name][0].exit == TASKS[name].exit, whole[name]
-        assert whole[name][0].marks
-        assert whole[name][1]["stdout"]
-    while kills < KILLS:
-        name, runs = names[runs % len(names)], runs + 1
-        worker, last = Worker(name, tmp_path / f"{name}-{runs}", among.choice((0.02, 0.1, 0.3))), 0
-        for _ in range(among.randrange(3, 9)):
-            process, lives = worker.start(), lives + 1
-            if not strike(worker, process, among, long_s[name]):
-                break
-            kills += 1
-            head = worker.newest()
-            saved = head.work if head is not None else 0
-            assert saved >= last, (seed, name, runs)
-            where[worker.struck(head)] += 1
-            idle += saved == last
-            last = saved
-        else:
-            process, lives = worker.start(), lives + 1
-        assert process.wait() == 0, (seed, (worker.folder / "stderr").read_bytes())
-        report, left = worker.ended()
-        expected, files = whole[name]
-        assert report.resumed_at >= last, (seed, name, runs)
-        assert msgspec.structs.replace(report, resumed_at=0) == expected, (seed, name, runs)
-        assert left == files, (seed, name, runs)
-        shutil.rmtree(worker.folder)
-    print(f"{kills} kills in {runs} runs ({lives} processes), all ended with the same bytes, work, root and marks")
+    kills = runs = lives = idle = parents = 0
+    async with Workers() as workers:
+        whole: dict[str, tuple[Ended, Left]] = {}
+        long_s: dict[str, float] = {}
+        for name in names:
+            run = Run(name, tmp_path / f"{name}-whole", 3600, sorts)
+            await workers.compile(run.folder / "program.wasm")
+            began = time.monotonic()
+            ended = await (await run.start(workers)).ended
+            whole[name], long_s[name] = (ended, run.left()), time.monotonic() - began
+            assert ended.report == Report(exit=TASKS[name].exit, work=ended.report.work, root=ended.report.root)
+            assert ended.marks
+            assert whole[name][1]["stdout"]
+        while kills < count:
+            name, runs = names[runs % len(names)], runs + 1
+            run, last, alive = Run(name, tmp_path / f"{name}-{runs}", among.choice((0.02, 0.1, 0.3)), sorts), 0, True
+            for _ in range(among.randrange(3, 9)):
+                worker, lives = await run.start(workers), lives + 1
+                parent = workers.pid if among.random() < 0.3 else None
+                if not await strike(run, worker, parent, among, long_s[name]):
+                    alive = False
+                    break
+                kills, parents = kills + 1, parents + (parent is not None)
+                head = run.newest()
+                saved = head.work if head is not None else 0
+                said = worker.saved.work if worker.saved is not None else 0
+                assert saved >= max(last, said), (seed, name, runs)  # what it said is saved, is
+                where[run.struck(head)] += 1
+                idle += saved == last
+                last = saved
+            if alive:
+                worker, lives = await run.start(workers), lives + 1
+            ended, (expected, files) = await worker.ended, whole[name]
+            assert ended.code == 0, (seed, ended)
+            assert ended.report.resumed_at >= last, (seed, name, runs)
+            assert same(ended, expected), (seed, name, runs, ended)
+            assert run.left() == files, (seed, name, runs)
+            shutil.rmtree(run.folder)
+        print(
+            f"{kills} kills ({parents} of the parent, started {workers.starts} times) in {runs} runs ({lives} workers)"
+        )
+        assert workers.starts == parents + 1
+    print("all ended with the same bytes, work, root and marks")
     print(f"where they struck: {dict(where)}; {idle} of them before anything new was saved")
-    assert kills - where["between saves"] >= 5, "too few struck in the middle of a save to prove anything"
+    return where
+
+
+def test_a_few_kills_lose_nothing(tmp_path: Path) -> None:
+    asyncio.run(kill(tmp_path, ("qsort",), 5, "700000"))
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_lose_nothing(tmp_path: Path) -> None:
+    where = asyncio.run(kill(tmp_path, ("lua", "sqlite", "python", "qsort"), 100, "3000000"))
+    assert where.total() - where["between saves"] >= 5, "too few struck in the middle of a save to prove anything"

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import wasmtime
 
-from ipos.vm.client import Ended, Places, Worker, Workers
+from ipos.vm.client import Workers
 from ipos.vm.plan import Plan
+from ipos.vm.process import Ended, Places, Worker
 from ipos.vm.sandbox.confine import ENGINE_MEMORY, STATES
 
 pytestmark = pytest.mark.real

@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--foreground", action="store_true", help="stay, and log to the terminal")
     add("down", "end this machine's node")
     add("status", "how this machine's node is")
+    add("doctor", "what protects this machine, what is missing, and what would mend it")
     invite = add("invite", "let another machine of yours join: prints a code to say, and a QR")
     invite.add_argument("--yes", action="store_true", help="let in whoever knows the code, without asking")
     joining = add("join", "make this machine one of those that invited it")

@@ -90,6 +90,20 @@ async def status(arguments: Arguments) -> int:
     return 0
 
 
+async def doctor(arguments: Arguments) -> int:
+    """1 if something that is needed is missing."""
+    async with node() as client:
+        seen = await rows(client, "/doctor")
+    for row in seen:
+        mend = f" (to mend: {row['fix']})" if row["fix"] else ""
+        show(
+            arguments,
+            row,
+            f"{'yes' if row['ok'] else 'NO' if row['needed'] else 'no'}\t{row['what']}: {row['says']}{mend}",
+        )
+    return int(any(row["needed"] and not row["ok"] for row in seen))
+
+
 async def invite(arguments: Arguments) -> int:
     async with node(own=False) as client:
         at_once = arguments.yes or arguments.json
@@ -258,6 +272,6 @@ async def cat(arguments: Arguments) -> int:
 
 
 COMMANDS: dict[str, Callable[[Arguments], Awaitable[int]]] = {
-    "up": up, "down": down, "status": status, "invite": invite, "join": join, "pool": pool, "jobs": jobs, "ps": ps,
+    "up": up, "down": down, "status": status, "doctor": doctor, "invite": invite, "join": join, "pool": pool, "jobs": jobs, "ps": ps,
     "why": why, "cancel": cancel, "ls": ls, "cat": cat,
 }  # fmt: skip

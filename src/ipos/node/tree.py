@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ipos.identity.machines import MachineList
+from ipos.node import doctor
 from ipos.node.handover import HandOvers, marks
 from ipos.node.joining import describe
 from ipos.node.keysfs import Keys, words
@@ -43,6 +44,7 @@ class Trees:
         files: dict[str, File] = {
             "ctl": Text(None, self._ctl),
             "status": Text(lambda: lines(self.status())),
+            "doctor": Text(self._doctor),
             "job": jobs_dir(node.coordinator, node.store, node.submit, HandOvers(node).answers(), marks),
             "proc": proc_dir(node.holding),
             "pool": self._pool(),
@@ -93,6 +95,12 @@ class Trees:
         elif line.strip():
             raise Refused(f"{line!r} is not a command of /ctl; it knows down")
 
+    async def _doctor(self) -> str:
+        if self.native is None:
+            raise Refused("this node has no machine to examine: it runs in a test", errno.EOPNOTSUPP)
+        seen = await doctor.examine(self.node, self.native, self._netd.pid if self._netd is not None else None)
+        return "".join(msgspec.json.encode(line).decode() + "\n" for line in seen)
+
     def status(self) -> dict[str, Any]:
         node = self.node
         return {
@@ -112,6 +120,7 @@ class Trees:
             "isolation": self.native.isolation if self.native is not None else None,
             "netd_starts": self._netd.starts if self._netd is not None else None,
             "netd_pid": self._netd.pid if self._netd is not None else None,
+            "engine_pid": self.native.engine.workers.pid if self.native is not None else None,
             "worker_pid": self.native.pid if self.native is not None else None,
             "trouble": node.coordinator.trouble or None,
         }

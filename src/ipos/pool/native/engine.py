@@ -17,9 +17,10 @@ from ipos.pool.saves import Holds, Importer, Save
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
-from ipos.vm.client import Ended, Places, Worker, Workers
+from ipos.vm.client import Workers
 from ipos.vm.host import Fault
 from ipos.vm.plan import COMPILING, USED_UP, Plan, Progress, Report
+from ipos.vm.process import Ended, Places, Worker
 from ipos.wire import limits
 from ipos.wire.clock import Clock
 from ipos.wire.errors import BadRecord, Refused

@@ -99,6 +99,12 @@ def _calls(given: Given) -> str:
     return why_not
 
 
+def hard_address_space() -> int | None:
+    """Bytes that this process may reserve; None: any."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    return None if hard == resource.RLIM_INFINITY else hard
+
+
 LAYERS: dict[str, Callable[[Given], str]] = {
     "limits": _limits,
     "uid": _own_uid,

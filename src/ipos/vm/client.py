@@ -16,6 +16,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -40,6 +41,13 @@ STATE_FILES: Final = (
     16  # times a task's memory: the largest a worker's saves may be (`vm.save.SLACK` of a state, and one more)
 )
 SPARE_BYTES: Final = 64 << 20
+
+
+def _emptied(directory: Path) -> None:
+    """A worker that was killed while it wrote its output may have left some of it."""
+    if any(directory.iterdir()):
+        shutil.rmtree(directory)
+        directory.mkdir()
 
 
 class Workers:
@@ -185,6 +193,7 @@ class Workers:
         """Run a program (a file of WebAssembly; it is compiled first, if need be). `on` gets every event as it comes. `file_bytes`: the
         largest file that it may write; 0: what its saves and its output can need. `Refused`: by the engine; `Fault`: by this machine."""
         name = await self.compile(program)
+        await asyncio.to_thread(_emptied, places.out)
         bytes_ = file_bytes or STATE_FILES * what.memory_bytes + what.output_bytes + SPARE_BYTES
         return await self._fork(name, self._codes[name], what, places, on, bytes_)
 

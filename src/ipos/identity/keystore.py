@@ -174,6 +174,15 @@ def unseal(body: bytes, passphrase: Secret) -> Secret:
     return secret
 
 
+def cheap(body: bytes) -> bool:
+    """Whether trying a passphrase costs no more than for a file that was sealed without one."""
+    match read(body).derive:
+        case (_, Cost(n, r, p)):
+            return n * r * p <= LIGHT.n * LIGHT.r * LIGHT.p
+        case _:
+            return False
+
+
 def seal(secret: Secret, passphrase: Secret) -> bytes:
     """A keystore file of the key. Scrypt costs `STANDARD`, for the empty passphrase `LIGHT`. ValueError if it is no key."""
     cost = LIGHT if passphrase.empty else STANDARD

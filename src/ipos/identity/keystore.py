@@ -139,7 +139,7 @@ def _scrypt(passphrase: Secret, salt: bytes, cost: Cost) -> bytes:
     n, r, p = cost
     if n < 1 << 16 * r:
         return hashlib.scrypt(passphrase.reveal(), salt=salt, n=n, r=r, p=p, maxmem=128 * r * (n + p + 4), dklen=32)
-    from Crypto.Protocol.KDF import scrypt  # OpenSSL keeps RFC 7914's bound on n; files of eth-account were beyond it
+    from Crypto.Protocol.KDF import scrypt  # OpenSSL keeps RFC 7914's bound on n; the published vector is beyond it
 
     return cast(bytes, scrypt(passphrase.reveal(), salt, 32, n, r, p))  # pyright: ignore[reportArgumentType]
 

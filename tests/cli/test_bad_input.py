@@ -109,7 +109,7 @@ def test_codes(machines: Make) -> None:
     join(desk, attic)
     assert "belongs to an account with 2 machines" in attic.refused("join", desk.json("invite")["code"], "--yes")
     assert "account's key is on desk" in attic.refused("invite", "--yes")
-    assert not (attic.home / "keys" / "account").exists()
+    assert attic.json("status")["account_key"] == "on another machine"
 
 
 def test_a_stranger_sees_nothing(machines: Make) -> None:

@@ -314,3 +314,41 @@ def test_for_how_long(tell: Any) -> None:
         await agent.unlock(RIGHT, limits.unlock_most_s)
 
     tell(story)
+
+
+def test_scrypt_is_never_on_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that derives a key goes through `offload`."""
+    off, derived = False, 0
+    real = keystore._scrypt
+
+    def scrypt(*arguments: Any) -> bytes:
+        nonlocal derived
+        assert off, "on the loop"
+        derived += 1
+        return real(*arguments)
+
+    async def offload(function: Callable[[], Any]) -> Any:
+        nonlocal off
+        off = True
+        try:
+            return function()
+        finally:
+            off = False
+
+    async def whole() -> None:
+        agent = Agent(tmp_path, account, WorldClock(0.0), offload)
+        await agent.load(account)
+        await agent.change(EMPTY, RIGHT)
+        await agent.unlock(RIGHT, 60)
+        body = await agent.backup(RIGHT)
+        await agent.verify(body, RIGHT)
+        await agent.restore(body, RIGHT, lambda address: None)
+        machines.check(sign(agent))
+        agent.lock()
+
+    account = accounts.keep(tmp_path, keys.fresh(), EMPTY)
+    monkeypatch.setattr(keystore, "_scrypt", scrypt)
+    run(whole())
+    assert derived >= 10
+    with pytest.raises(AssertionError, match="on the loop"):
+        keystore.seal(keys.fresh(), EMPTY)

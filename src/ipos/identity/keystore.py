@@ -139,7 +139,7 @@ def _scrypt(passphrase: Secret, salt: bytes, cost: Cost) -> bytes:
     n, r, p = cost
     if n < 1 << 16 * r:
         return hashlib.scrypt(passphrase.reveal(), salt=salt, n=n, r=r, p=p, maxmem=128 * r * (n + p + 4), dklen=32)
-    from Crypto.Protocol.KDF import scrypt  # OpenSSL keeps RFC 7914's bound on n; files of eth-account were beyond it
+    from Crypto.Protocol.KDF import scrypt  # OpenSSL keeps RFC 7914's bound on n; the published vector is beyond it
 
     return cast(bytes, scrypt(passphrase.reveal(), salt, 32, n, r, p))  # pyright: ignore[reportArgumentType]
 
@@ -172,6 +172,15 @@ def unseal(body: bytes, passphrase: Secret) -> Secret:
     if sealed.address is not None and key.address != sealed.address:
         raise Refused(f"the keystore says that it holds {sealed.address}, but its key is that of {key.address}")
     return secret
+
+
+def cheap(body: bytes) -> bool:
+    """Whether trying a passphrase costs no more than for a file that was sealed without one."""
+    match read(body).derive:
+        case (_, Cost(n, r, p)):
+            return n * r * p <= LIGHT.n * LIGHT.r * LIGHT.p
+        case _:
+            return False
 
 
 def seal(secret: Secret, passphrase: Secret) -> bytes:

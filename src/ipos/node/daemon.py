@@ -37,12 +37,15 @@ from ipos.pool.journal import Journal, Offload
 from ipos.pool.member import Member
 from ipos.pool.native.executor import NativeExecutor
 from ipos.pool.native.isolate import harden
+from ipos.pool.pinning import Pinning
 from ipos.pool.records import Result
 from ipos.pool.saves import Holds, Save
 from ipos.pool.spec import parse as parse_spec
 from ipos.store import cid as c
 from ipos.store import unixfs
-from ipos.store.blocks import BlockStore, PackStore
+from ipos.store.blocks import BlockStore
+from ipos.store.pack import PackStore
+from ipos.store.pins import Pins
 from ipos.tree.file import Caller
 from ipos.tree.ninep.client import Client, connect_unix
 from ipos.tree.ninep.transport import ServerProtocol, serve_unix
@@ -74,7 +77,7 @@ class Node:
         journal: Journal,
         executor: Executor,
         load: Load,
-        holds: Holds,
+        pins: Pins,
         offload: Offload,
     ) -> None:
         self.home = home
@@ -98,13 +101,15 @@ class Node:
             assert account is not None
             mine = lists.sign(account, 1, (self._me(),))
         self.mine = mine
+        self.pins = pins
+        holds, pinning = Holds(pins), Pinning(pins, store, offload)
         self.holding = Holding(
             clock=clock, store=store, journal=journal, executor=executor, load=load, fetch=net.fetch, holds=holds,
-            offload=offload, node=net.peer,
+            pinning=pinning, offload=offload, node=net.peer,
         )  # fmt: skip
         self.coordinator = Coordinator(
-            clock=clock, store=store, journal=journal, fetch=net.fetch, holds=holds, offload=offload, node=net.peer,
-            deliver=self._deliver,
+            clock=clock, store=store, journal=journal, fetch=net.fetch, holds=holds, pinning=pinning, offload=offload,
+            node=net.peer, deliver=self._deliver,
         )  # fmt: skip
         self.joining = Joining(
             net=net, clock=clock, admit=self._admit, adopt=self._adopt, me=self._me, mine=lambda: self.mine,
@@ -430,19 +435,19 @@ async def serve(home: Home) -> None:
     journal = await asyncio.to_thread(Journal, home.path / "journal.sqlite", asyncio.to_thread)
     computer = machine_id(home.path)
     load = MachineLoad(settings.cores, settings.native, computer)
-    holds = Holds(store)
-    executor = NativeExecutor(home=home.path, hidden=(runtime_root(),), store=store, holds=holds, clock=clock)
+    pins = await asyncio.to_thread(Pins, home.path / "store" / "pins.sqlite", store, store.age)
+    executor = NativeExecutor(home=home.path, hidden=(runtime_root(),), store=store, holds=Holds(pins), clock=clock)
     members: set[str] = set()
     listen = journal.meta(f"listen-{settings.listen}")
     net = Netd(
         key=home.path / "keys" / "transport", run_dir=home.run_dir, mdns=settings.listen == "lan", store=store,
-        listen=json.loads(listen) if listen else LISTEN[settings.listen], may=lambda peer, _: peer in members,
+        listen=json.loads(listen) if listen else LISTEN[settings.listen], may=lambda peer, cid: pins.may(cid, peer in members),
     )  # fmt: skip
     try:
         _, _, load.speed = await asyncio.gather(executor.open(), net.start(), asyncio.to_thread(measure_speed))
         node = Node(
             home=home.path, name=settings.name, run_key=run, account=account, mine=mine, machine=computer, clock=clock, net=net,
-            store=store, journal=journal, executor=executor, load=load, holds=holds, offload=asyncio.to_thread,
+            store=store, journal=journal, executor=executor, load=load, pins=pins, offload=asyncio.to_thread,
         )  # fmt: skip
         if settings.listen == "local":
             journal.note(
@@ -466,6 +471,7 @@ async def serve(home: Home) -> None:
         await node.stop()
     finally:
         await asyncio.gather(net.close(), executor.close(), return_exceptions=True)
+        pins.close()
         store.close()
         journal.close()
 

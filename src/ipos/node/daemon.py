@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from ipos.net import join
 from ipos.net.engine import NetEngine
 from ipos.node.home import Home, runtime_root
 from ipos.node.identity import first_list, identity
+from ipos.node.ipfs import Ipfs
 from ipos.node.joining import Joining
 from ipos.node.machine import MachineLoad, measure_speed
+from ipos.node.storefs import StoreFiles
 from ipos.node.tree import Trees
 from ipos.pool import prepare
 from ipos.pool import task as t
@@ -39,12 +42,17 @@ from ipos.pool.jobs import Job, Row
 from ipos.pool.journal import Journal, Offload
 from ipos.pool.member import Member
 from ipos.pool.native.executor import NativeExecutor
+from ipos.pool.pinning import Pinning
 from ipos.pool.records import Result
 from ipos.pool.saves import Holds, Save
 from ipos.pool.spec import parse as parse_spec
 from ipos.store import cid as c
 from ipos.store import unixfs
-from ipos.store.blocks import BlockStore, PackStore
+from ipos.store.blocks import BlockStore
+from ipos.store.cache import CacheStore
+from ipos.store.pack import PackStore
+from ipos.store.pins import Pins
+from ipos.store.quota import QuotaStore
 from ipos.tree.file import Caller
 from ipos.tree.ninep.client import Client, connect_unix
 from ipos.tree.ninep.transport import ServerProtocol, serve_unix
@@ -57,6 +65,7 @@ log = logging.getLogger("ipos.node")
 
 NINEP = "/ipos/9p/1"
 WRITE_BYTES = 1 << 20
+FETCH_S = 5.0  # how long a reader of /ipfs waits for a block that is not here
 
 
 class Node:
@@ -77,7 +86,7 @@ class Node:
         journal: Journal,
         executor: Executor,
         load: Load,
-        holds: Holds,
+        pins: Pins,
         offload: Offload,
     ) -> None:
         self.home = home
@@ -100,13 +109,15 @@ class Node:
         self._vital: set[asyncio.Task[Any]] = set()  # without which there is no node
         self.failure = ""  # why it ends, if not because it was told to
         self._members: dict[str, asyncio.Task[None]] = {}
+        self.pins = pins
+        holds, pinning = Holds(pins), Pinning(pins, store, offload)
         self.holding = Holding(
             clock=clock, store=store, journal=journal, executor=executor, load=load, fetch=net.fetch, holds=holds,
-            offload=offload, node=net.peer,
+            pinning=pinning, offload=offload, node=net.peer,
         )  # fmt: skip
         self.coordinator = Coordinator(
-            clock=clock, store=store, journal=journal, fetch=net.fetch, holds=holds, offload=offload, node=net.peer,
-            deliver=self._deliver,
+            clock=clock, store=store, journal=journal, fetch=net.fetch, holds=holds, pinning=pinning, offload=offload,
+            node=net.peer, deliver=self._deliver,
         )  # fmt: skip
         self.joining = Joining(
             net=net, clock=clock, admit=self._admit, adopt=self._adopt, me=self.entry, mine=lambda: self.mine,
@@ -239,6 +250,24 @@ class Node:
             why = member.why_not if member is not None else "it is no machine of this account"
             raise Gone(f"{self.names().get(peer, peer)} is out of reach: {why}")
         return client
+
+    def fetched(self, loop: asyncio.AbstractEventLoop) -> Callable[[bytes], bytes | None]:
+        """Fetches a block, in a thread, from the machines of the pool that are in reach."""
+
+        async def bring(cid: bytes) -> None:
+            members = self.coordinator.members.values()
+            if peers := [member.node for member in members if member.connected and not member.local]:
+                await self.net.fetch([cid], peers, FETCH_S)
+
+        def fetch(cid: bytes) -> bytes | None:
+            try:
+                asyncio.run_coroutine_threadsafe(bring(cid), loop).result()
+                return self.store.get(cid)
+            except OSError as error:
+                log.info("block %s: %s", c.text(cid), error)
+                return None
+
+        return fetch
 
     def _nearby(self) -> list[tuple[str, tuple[str, ...]]]:
         """Where an inviter may be: other homes of this user on this machine, and what mDNS has found."""
@@ -414,17 +443,20 @@ async def serve(home: Home) -> None:
     clock = SystemClock()
     run, stored, account = await asyncio.to_thread(identity, home)
     agent = Agent(home.path / "keys", account, clock, asyncio.to_thread)
-    store = await asyncio.to_thread(PackStore, home.path / "store")
+    packs = await asyncio.to_thread(PackStore, home.path / "store")
+    remedy = "ipos store gc, unpin something (ipos store pins), or raise store_bytes in ipos.toml"
+    most = settings.store_bytes
+    store = QuotaStore(packs, most, packs.used, remedy) if most else packs
     journal = await asyncio.to_thread(Journal, home.path / "journal.sqlite", asyncio.to_thread)
     computer = machine_id(home.path)
     load = MachineLoad(settings.cores, settings.native, computer)
-    holds = Holds(store)
-    executor = NativeExecutor(home=home.path, hidden=(runtime_root(),), store=store, holds=holds, clock=clock)
+    pins = await asyncio.to_thread(Pins, home.path / "store" / "pins.sqlite", store, packs.age)
+    executor = NativeExecutor(home=home.path, hidden=(runtime_root(),), store=store, holds=Holds(pins), clock=clock)
     members: set[str] = set()
     listen = journal.meta(f"listen-{settings.listen}")
     net = Netd(
         key=home.path / "keys" / "transport", run_dir=home.run_dir, mdns=settings.listen == "lan", store=store,
-        listen=json.loads(listen) if listen else LISTEN[settings.listen], may=lambda peer, _: peer in members,
+        listen=json.loads(listen) if listen else LISTEN[settings.listen], may=lambda peer, cid: pins.may(cid, peer in members),
     )  # fmt: skip
     try:
         _, _, load.speed, _ = await asyncio.gather(
@@ -434,7 +466,7 @@ async def serve(home: Home) -> None:
         mine = await asyncio.to_thread(first_list, home, agent, stored, me)
         node = Node(
             home=home.path, name=settings.name, run_key=run, agent=agent, mine=mine, machine=computer, clock=clock, net=net,
-            store=store, journal=journal, executor=executor, load=load, holds=holds, offload=asyncio.to_thread,
+            store=store, journal=journal, executor=executor, load=load, pins=pins, offload=asyncio.to_thread,
         )  # fmt: skip
         if settings.listen == "local":
             journal.note(
@@ -443,6 +475,9 @@ async def serve(home: Home) -> None:
         node.trees.watch(members)
         node.trees.mount_net(net)
         node.trees.native = executor
+        files = StoreFiles(node, packs, most)
+        node.trees.mount_store(Ipfs(node, CacheStore(store, node.fetched(asyncio.get_running_loop()))), files)
+        node.spawn(files.watch())
         server = await serve_unix(home.socket, lambda: ServerProtocol(node.trees.attach, node.me, node.trees.left))
         node.start()
         (home.run_dir / "where").write_text(
@@ -460,7 +495,8 @@ async def serve(home: Home) -> None:
             raise Refused(node.failure)
     finally:
         await asyncio.gather(net.close(), executor.close(), return_exceptions=True)
-        store.close()
+        pins.close()
+        packs.close()
         journal.close()
 
 

@@ -10,6 +10,7 @@ import pytest
 from ipos.pool.saves import Holds, Importer, lay_out, verified
 from ipos.store import unixfs
 from ipos.store.blocks import MemoryStore
+from ipos.store.pins import Pins
 from ipos.vm import engine, pack
 from ipos.vm.runner import Runner
 from ipos.vm.save import Saves, View, read_head
@@ -73,7 +74,7 @@ def test_the_second_save_shares_what_did_not_change(tmp_path: Path) -> None:
     def run() -> None:
         runner, host, saves = saved(tmp_path / "s", tmp_path, 8_000_000)
         store = MemoryStore()
-        holds = Holds(store)
+        holds = Holds(Pins(":memory:", store))
         importer = Importer(store, tmp_path / "s", holds, "run")
         first = importer.newest()
         assert first is not None

@@ -39,12 +39,15 @@ from ipos.pool.jobs import Job, Row
 from ipos.pool.journal import Journal, Offload
 from ipos.pool.member import Member
 from ipos.pool.native.executor import NativeExecutor
+from ipos.pool.pinning import Pinning
 from ipos.pool.records import Result
 from ipos.pool.saves import Holds, Save
 from ipos.pool.spec import parse as parse_spec
 from ipos.store import cid as c
 from ipos.store import unixfs
-from ipos.store.blocks import BlockStore, PackStore
+from ipos.store.blocks import BlockStore
+from ipos.store.pack import PackStore
+from ipos.store.pins import Pins
 from ipos.tree.file import Caller
 from ipos.tree.ninep.client import Client, connect_unix
 from ipos.tree.ninep.transport import ServerProtocol, serve_unix
@@ -77,7 +80,7 @@ class Node:
         journal: Journal,
         executor: Executor,
         load: Load,
-        holds: Holds,
+        pins: Pins,
         offload: Offload,
     ) -> None:
         self.home = home
@@ -100,13 +103,15 @@ class Node:
         self._vital: set[asyncio.Task[Any]] = set()  # without which there is no node
         self.failure = ""  # why it ends, if not because it was told to
         self._members: dict[str, asyncio.Task[None]] = {}
+        self.pins = pins
+        holds, pinning = Holds(pins), Pinning(pins, store, offload)
         self.holding = Holding(
             clock=clock, store=store, journal=journal, executor=executor, load=load, fetch=net.fetch, holds=holds,
-            offload=offload, node=net.peer,
+            pinning=pinning, offload=offload, node=net.peer,
         )  # fmt: skip
         self.coordinator = Coordinator(
-            clock=clock, store=store, journal=journal, fetch=net.fetch, holds=holds, offload=offload, node=net.peer,
-            deliver=self._deliver,
+            clock=clock, store=store, journal=journal, fetch=net.fetch, holds=holds, pinning=pinning, offload=offload,
+            node=net.peer, deliver=self._deliver,
         )  # fmt: skip
         self.joining = Joining(
             net=net, clock=clock, admit=self._admit, adopt=self._adopt, me=self.entry, mine=lambda: self.mine,
@@ -418,13 +423,13 @@ async def serve(home: Home) -> None:
     journal = await asyncio.to_thread(Journal, home.path / "journal.sqlite", asyncio.to_thread)
     computer = machine_id(home.path)
     load = MachineLoad(settings.cores, settings.native, computer)
-    holds = Holds(store)
-    executor = NativeExecutor(home=home.path, hidden=(runtime_root(),), store=store, holds=holds, clock=clock)
+    pins = await asyncio.to_thread(Pins, home.path / "store" / "pins.sqlite", store, store.age)
+    executor = NativeExecutor(home=home.path, hidden=(runtime_root(),), store=store, holds=Holds(pins), clock=clock)
     members: set[str] = set()
     listen = journal.meta(f"listen-{settings.listen}")
     net = Netd(
         key=home.path / "keys" / "transport", run_dir=home.run_dir, mdns=settings.listen == "lan", store=store,
-        listen=json.loads(listen) if listen else LISTEN[settings.listen], may=lambda peer, _: peer in members,
+        listen=json.loads(listen) if listen else LISTEN[settings.listen], may=lambda peer, cid: pins.may(cid, peer in members),
     )  # fmt: skip
     try:
         _, _, load.speed, _ = await asyncio.gather(
@@ -434,7 +439,7 @@ async def serve(home: Home) -> None:
         mine = await asyncio.to_thread(first_list, home, agent, stored, me)
         node = Node(
             home=home.path, name=settings.name, run_key=run, agent=agent, mine=mine, machine=computer, clock=clock, net=net,
-            store=store, journal=journal, executor=executor, load=load, holds=holds, offload=asyncio.to_thread,
+            store=store, journal=journal, executor=executor, load=load, pins=pins, offload=asyncio.to_thread,
         )  # fmt: skip
         if settings.listen == "local":
             journal.note(
@@ -460,6 +465,7 @@ async def serve(home: Home) -> None:
             raise Refused(node.failure)
     finally:
         await asyncio.gather(net.close(), executor.close(), return_exceptions=True)
+        pins.close()
         store.close()
         journal.close()
 

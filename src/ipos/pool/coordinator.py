@@ -23,6 +23,7 @@ from ipos.pool.journal import Journal, Offload
 from ipos.pool.keeping import Keeping
 from ipos.pool.machine import Ignored, Instruction
 from ipos.pool.member import Member
+from ipos.pool.pinning import Pinning
 from ipos.pool.records import Deal, Result
 from ipos.pool.records import Task as TaskRecord
 from ipos.pool.saves import Holds, Save
@@ -51,6 +52,7 @@ class Coordinator:
         journal: Journal,
         fetch: data.Fetch,
         holds: Holds,
+        pinning: Pinning,
         offload: Offload,
         node: str,
         deliver: Callable[[Job, Row], Awaitable[None]],
@@ -68,8 +70,10 @@ class Coordinator:
         self._decided: list[Decided] = []
         self._dealing = Dealing(self.jobs, self.members, self._leases, self._apply, self._count, clock)
         self.keeping = Keeping(
-            store=store, journal=journal, holds=holds, fetch=fetch, offload=offload, clock=clock, saved=self._saved
-        )
+            store=store, journal=journal, holds=holds, pinning=pinning, fetch=fetch, offload=offload, clock=clock,
+            saved=self._saved,
+        )  # fmt: skip
+        self._pinning = pinning
         self._wake = asyncio.Event()
         self._place_due = False
         self._fetching: set[str] = set()
@@ -99,6 +103,7 @@ class Coordinator:
                 for each in job.rows:
                     if isinstance(each.state, t.Done):
                         self._redeliver.append((job, each))
+        self._pinning.load(self.jobs)
         self._count()
 
     def _mend(self, job: Job) -> None:
@@ -132,10 +137,12 @@ class Coordinator:
             return
         job.rows = rows
         job.index()
+        self._pinning.inputs(job.id, (row.task for row in rows))
         for row in rows:
             self.journal.task(job.id, row.i, row.name, row.record, row.state)
         self._step_job(job, j.Prepared(len(rows), self.clock.wall()))
         for i, (cid, result) in known.items():
+            self._pinning.result(job.id, cid, result)
             self._apply(job, rows[i], t.Resulted("", "", c.text(cid), result.ok, self.clock.now()))
         self._wake.set()
 
@@ -486,6 +493,7 @@ class Coordinator:
     def _resulted(self, member: Member, job: Job, row: Row, id: str, result: Result) -> None:
         cid, body = data.record_block(result)
         self.store.put([(cid, body)])
+        self._pinning.result(job.id, cid, result)
         wall = result.wall_ms / 1000
         if result.ok:
             self.journal.result(result.task, body)

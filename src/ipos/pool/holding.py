@@ -21,6 +21,7 @@ from ipos.pool.execute import Executor, Ran
 from ipos.pool.held import Held, process_name
 from ipos.pool.journal import Journal, Offload
 from ipos.pool.offering import Offering, figures, saved, stopped
+from ipos.pool.pinning import Pinning
 from ipos.pool.records import Deal, Result
 from ipos.store import cid as c
 from ipos.store.blocks import BlockStore
@@ -61,6 +62,7 @@ class Holding:
         load: Load,
         fetch: data.Fetch,
         holds: saves.Holds,
+        pinning: Pinning,
         offload: Offload,
         node: str,
     ) -> None:
@@ -79,6 +81,7 @@ class Holding:
         self._last_beat = 0.0
         self._alone: dict[str, asyncio.Lock] = {}
         self.offering = Offering(holds, offload, self._tell, self._spawn)
+        self._pinning = pinning
         self._closing = False
 
     # ---- what the tree calls
@@ -210,6 +213,7 @@ class Holding:
                     self._tell(held, held.outcome)
                 case h.Forget():
                     self._spawn(self.offering.let_go(held))
+                    self._pinning.let_go(_result_of(held))
                     del self.leases[held.caller, held.deal.id]
                     if held.ready is not None and held.work is None:
                         self._spawn(self._unready(held))
@@ -352,6 +356,7 @@ class Holding:
 
     def _ended(self, held: Held, result: Result, cached: bool) -> dict[str, Any]:
         small = data.small(self.store, data.results(result))
+        self._pinning.lease(_result_of(held), result)
         return {
             "event": "ended",
             "lease": held.deal.id,
@@ -406,3 +411,8 @@ class Holding:
             "says": held.says,
             **{key: known[key] for key in ("work", "speed", "save_age_s")},
         }
+
+
+def _result_of(held: Held) -> str:
+    """Why a result is pinned on the node that did the work."""
+    return f"result of lease {held.deal.id} of {held.caller}"

@@ -18,6 +18,7 @@ import msgspec
 
 from ipos.pool import job as j
 from ipos.pool import task as t
+from ipos.wire import limits
 from ipos.wire.errors import Refused
 
 SCHEMA = 2  # 2: saves of tasks, suspended tasks
@@ -132,7 +133,7 @@ class Journal:
             row = self._db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
         return row[0] if row else None
 
-    def jobs(self, last: int = 1000) -> list[JobRow]:
+    def jobs(self, last: int = limits.jobs_kept) -> list[JobRow]:
         """The newest `last` jobs, oldest first."""
         with self._lock:
             rows = self._db.execute("SELECT * FROM jobs ORDER BY id DESC LIMIT ?", (last,)).fetchall()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -9,8 +10,9 @@ from ipos.pool import data, saves
 from ipos.pool import task as t
 from ipos.pool.jobs import Job, Row
 from ipos.pool.journal import Journal, Offload
+from ipos.pool.pinning import Pinning
 from ipos.pool.saves import Save
-from ipos.store.blocks import BlockStore
+from ipos.store.blocks import BlockStore, Missing
 from ipos.wire.clock import Clock
 from ipos.wire.errors import Refused
 
@@ -28,6 +30,7 @@ class Keeping:
         store: BlockStore,
         journal: Journal,
         holds: saves.Holds,
+        pinning: Pinning,
         fetch: data.Fetch,
         offload: Offload,
         clock: Clock,
@@ -36,6 +39,7 @@ class Keeping:
         self._store = store
         self._journal = journal
         self._holds = holds
+        self._pinning = pinning
         self._fetch = fetch
         self._offload = offload
         self._clock = clock
@@ -46,7 +50,7 @@ class Keeping:
         for i, (cid, work) in self._journal.saves(job.id).items():
             if i < len(job.rows) and data.complete(self._store, cid):
                 job.rows[i].save = Save(cid, work)
-                self._holds.hold(_owner(job, job.rows[i]), cid)
+                self._hold(job, job.rows[i], cid)
 
     async def keep(self, job: Job, row: Row, save: Save, node: str) -> None:
         """Bring a save here from the node that made it. One that cannot be had is none: the one before stays."""
@@ -57,9 +61,9 @@ class Keeping:
         try:
             for _ in range(TRIES):
                 await data.bring(self._store, save.cid, self._fetch, (node,), self._clock)
-                await self._offload(lambda: self._holds.hold(coming, save.cid))
-                if await self._offload(lambda: data.complete(self._store, save.cid)):
-                    break  # else: what it shares with another save went while it came
+                with contextlib.suppress(Missing):  # what it shares with another save went while it came
+                    await self._offload(lambda: self._holds.hold(coming, save.cid))
+                    break
             else:
                 raise Refused("parts of it are gone again")
             if not isinstance(row.state, (t.Done, t.Cancelled)):
@@ -76,16 +80,21 @@ class Keeping:
     def put(self, job: Job, row: Row, save: Save) -> None:
         """A save that is in the store already."""
         row.save = save
-        self._holds.hold(_owner(job, row), save.cid)
+        self._hold(job, row, save.cid)
         self._journal.save(job.id, row.i, *save)
+
+    def _hold(self, job: Job, row: Row, cid: bytes) -> None:
+        owner = _owner(job, row)
+        self._pinning.later(lambda: self._holds.hold(owner, cid))
 
     def forget(self, job: Job, row: Row) -> None:
         """The task needs none any more."""
         if row.save is not None:
             row.save = None
             self._journal.forget_save(job.id, row.i)
-            self._holds.release(_owner(job, row))
+            owner = _owner(job, row)
+            self._pinning.later(lambda: self._holds.release(owner))
 
 
 def _owner(job: Job, row: Row) -> str:
-    return f"task {job.id}.{row.i}"
+    return f"save of task {job.id}.{row.i}"

@@ -2,15 +2,13 @@
 
 A save is one UnixFS file whose chunks are the frames of `vm.pack`. It stays in the store for as long as somebody here holds it (a lease
 that offers it, a job that may need it), and then its blocks are deleted: a save a second would fill any disk. Blocks are counted, for the
-saves of one program share most of theirs.
+saves of one program share most of theirs: that is what pins do (`store.pins`).
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-import threading
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +18,7 @@ from ipos.pool.records import EngineRun, Task
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
+from ipos.store.pins import Pins, Visibility
 from ipos.vm import pack
 from ipos.vm.save import Head, View, read_head
 from ipos.wire.errors import BadRecord, Refused
@@ -117,35 +116,18 @@ def head_of(store: BlockStore, save: bytes) -> Head:
 
 
 class Holds:
-    """Who holds which save on this node. Thread-safe."""
+    """Who holds which save on this node: pins that pass with the node, for the machines of the account to see. Thread-safe."""
 
-    def __init__(self, store: BlockStore) -> None:
-        self._store = store
-        self._by_owner: dict[str, list[bytes]] = {}
-        self._counts: Counter[bytes] = Counter()
-        self.lock = threading.RLock()
+    def __init__(self, pins: Pins) -> None:
+        self._pins = pins
+        self.lock = pins.lock
 
     def hold(self, owner: str, save: bytes) -> None:
-        """Instead of the one that this owner held."""
-        blocks = list(unixfs.reach(self._store, save))
-        with self.lock:
-            self._counts.update(blocks)
-            before = self._by_owner.get(owner, [])
-            self._by_owner[owner] = blocks
-        self._forget(before)
+        """Instead of the one that this owner held, whose blocks go if nothing else needs them. `Missing` if it is not all here."""
+        self._pins.replace(owner, save, Visibility.POOL)
 
     def release(self, owner: str) -> None:
-        with self.lock:
-            before = self._by_owner.pop(owner, [])
-        self._forget(before)
-
-    def _forget(self, blocks: list[bytes]) -> None:
-        with self.lock:
-            self._counts.subtract(blocks)
-            unused = [cid for cid in blocks if self._counts[cid] <= 0]
-            for cid in unused:
-                del self._counts[cid]
-            self._store.delete(unused)
+        self._pins.unpin(owner, delete=True)
 
 
 def engine_run(store: BlockStore, task: Task) -> EngineRun:

@@ -135,8 +135,15 @@ def pipe(wires: Wires, a: str, b: str, first: asyncio.BaseProtocol, second: asyn
 class MemoryNet:
     """`NetEngine` of one simulated machine."""
 
-    def __init__(self, wires: Wires, peer: str, clock: WorldClock, store: BlockStore) -> None:
-        self.wires, self.peer, self.clock, self.store = wires, peer, clock, store
+    def __init__(
+        self,
+        wires: Wires,
+        peer: str,
+        clock: WorldClock,
+        store: BlockStore,
+        may: Callable[[str, bytes], bool] = lambda peer, cid: True,
+    ) -> None:
+        self.wires, self.peer, self.clock, self.store, self.may = wires, peer, clock, store, may
         self.ends: set[_End] = set()
         self._accepts: dict[str, Accept] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -182,7 +189,12 @@ class MemoryNet:
                 await self.clock.sleep(self.wires.delay() * 2)
                 for peer in peers:
                     other = self.wires.nets.get(peer)
-                    if other is not None and self.wires.open(self.peer, peer) and other.store.has(cid):
+                    if (
+                        other is not None
+                        and self.wires.open(self.peer, peer)
+                        and other.store.has(cid)
+                        and other.may(self.peer, cid)
+                    ):
                         block = other.store.get(cid)
                         await self.clock.sleep(len(block) / BYTES_S)
                         self.store.put([(cid, block)])

@@ -33,9 +33,10 @@ from ipos.pool.execute import Ran
 from ipos.pool.jobs import Job
 from ipos.pool.journal import Journal
 from ipos.pool.records import Task
-from ipos.pool.saves import Holds, Save
+from ipos.pool.saves import Save
 from ipos.store import unixfs
 from ipos.store.blocks import MemoryStore
+from ipos.store.pins import Pins
 from ipos.testing.memory import MemoryNet, Wires, pipe
 from ipos.testing.time import VirtualLoop, WorldClock, run
 from ipos.tree.ninep.client import Client
@@ -210,7 +211,11 @@ class Site:
         return Machine(name=self.name, peer=self.peer, run=self.run_key.address, machine=self.name)
 
     def start(self) -> None:
-        net = MemoryNet(self.world.wires, self.peer, self.clock, self.store)
+        pins = Pins(":memory:", self.store)
+        names = {site.peer for site in self.world.sites.values()}
+        net = MemoryNet(
+            self.world.wires, self.peer, self.clock, self.store, lambda peer, cid: pins.may(cid, peer in names)
+        )
         body = (self.home / "keys" / "machines").read_bytes()
         import msgspec
 
@@ -220,7 +225,7 @@ class Site:
             home=self.home, name=self.name, run_key=self.run_key, agent=Agent(self.home / "keys", mine.account, self.clock, inline),
             mine=mine, machine=self.name,
             clock=self.clock, net=net, store=self.store, journal=journal, executor=self.executor,
-            load=SleepLoad(self), holds=Holds(self.store), offload=inline,
+            load=SleepLoad(self), pins=pins, offload=inline,
         )  # fmt: skip
         self.node.wires = self.world.wires
         self.node.start()

@@ -51,6 +51,7 @@ leases_per_node = 4096
 
 # jobs
 tasks_per_job = 100_000
+jobs_kept = 1000  # the newest jobs: they are listed, and what they read and came to stays in the store
 args_bytes = 128 * KiB
 faults_per_task = 3  # a task that so many nodes could not even run is given up
 

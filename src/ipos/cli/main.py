@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from ipos.cli import values
@@ -113,8 +114,12 @@ def parser() -> argparse.ArgumentParser:
     why.add_argument("task", nargs="?", help="a task's number or the name of its input")
     add("cancel", "stop a job").add_argument("job", type=int)
     _keys(commands)
-    for name, words in (("ls", "list a directory of the tree"), ("cat", "read a file of the tree")):
-        add(name, words).add_argument("path", nargs="?", default="/")
+    add("ls", "list a directory of the tree").add_argument("path", nargs="?", default="/", metavar="PATH|CID[/PATH]")
+    cat = add("cat", "read a file of the tree")
+    cat.add_argument("path", nargs="?", default="/", metavar="PATH|CID[/PATH]")
+    cat.add_argument("--offset", type=int, default=0, metavar="N", help="from this byte on")
+    cat.add_argument("--length", type=int, metavar="N", help="so many bytes at most")
+    content(add)
     return top
 
 
@@ -153,6 +158,49 @@ def _keys(commands: Any) -> None:
         secret(one, "--passphrase-file", "the passphrase of the file")
 
 
+def content(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """The commands of `cli.store`."""
+    visible = {
+        "choices": ("private", "pool", "public"),
+        "default": "private",
+        "help": "who may have it (default private)",
+    }
+    adding = add("add", "make files and directories content of the store, by CID")
+    adding.add_argument("path", nargs="+")
+    adding.add_argument("--nocopy", action="store_true", help="keep references to the files, not copies of them")
+    adding.add_argument(
+        "--profile", choices=("unixfs-v1-2025", "legacy-cid-v1"), default="unixfs-v1-2025", help="how files are cut"
+    )
+    adding.add_argument("--visibility", **visible)
+    getting = add("get", "write content to this disk")
+    getting.add_argument("path", metavar="CID[/PATH]")
+    getting.add_argument("-o", "--output", metavar="OUT", help="where to (default: its name)")
+    store = add("store", "what is kept here, and why")
+    commands = store.add_subparsers(dest="what", metavar="COMMAND", required=True)
+
+    def sub(name: str, words: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=words, description=words)
+        one.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+        return one
+
+    sub("pins", "what is kept, who may have it, and why")
+    pinning = sub("pin", "keep what is in the store")
+    pinning.add_argument("cid", metavar="CID")
+    pinning.add_argument("--visibility", **visible)
+    pinning.add_argument("--why", default="ipos store pin", help="the reason that ipos store pins shows")
+    unpinning = sub("unpin", "keep it no longer")
+    unpinning.add_argument("cid", metavar="CID", nargs="?")
+    unpinning.add_argument("--why", help="let go of all that is pinned for this reason")
+    sub("gc", "delete what no pin keeps")
+    sub("du", "how much there is")
+    taking = sub("import", "take in a CAR file")
+    taking.add_argument("path", metavar="F.car")
+    taking.add_argument("--visibility", **visible)
+    giving = sub("export", "write content to a CAR file")
+    giving.add_argument("cid", nargs="+", metavar="CID")
+    giving.add_argument("-o", "--output", required=True, metavar="F.car")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit status."""
     arguments = parser().parse_args(argv)
@@ -171,6 +219,10 @@ def main(argv: list[str] | None = None) -> int:
             from ipos.cli import keys
 
             return asyncio.run(done(keys.ACTIONS[arguments.action or "list"](arguments)))
+        if arguments.command in ("add", "get", "cat", "store"):
+            from ipos.cli import store
+
+            return asyncio.run(done(store.COMMANDS[arguments.command](arguments)))
         from ipos.cli import plain
 
         return asyncio.run(done(plain.COMMANDS[arguments.command](arguments)))

@@ -239,8 +239,10 @@ async def cancel(arguments: Arguments) -> int:
 
 
 async def ls(arguments: Arguments) -> int:
+    from ipos.cli.store import tree_path
+
     async with node() as client:
-        entries = await client.ls(arguments.path)
+        entries = await client.ls(tree_path(arguments.path))
     if arguments.json:
         print(json.dumps([entry.name for entry in entries]))
     else:
@@ -249,15 +251,7 @@ async def ls(arguments: Arguments) -> int:
     return 0
 
 
-async def cat(arguments: Arguments) -> int:
-    async with node() as client, client.open(arguments.path) as file:
-        while piece := await file.read():
-            sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
-    return 0
-
-
 COMMANDS: dict[str, Callable[[Arguments], Awaitable[int]]] = {
     "up": up, "down": down, "status": status, "invite": invite, "join": join, "pool": pool, "jobs": jobs, "ps": ps,
-    "why": why, "cancel": cancel, "ls": ls, "cat": cat,
+    "why": why, "cancel": cancel, "ls": ls,
 }  # fmt: skip

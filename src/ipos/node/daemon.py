@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from ipos.net import join
 from ipos.net.engine import NetEngine
 from ipos.node.home import Home, runtime_root
 from ipos.node.identity import first_list, identity
+from ipos.node.ipfs import Ipfs
 from ipos.node.joining import Joining
 from ipos.node.machine import MachineLoad, measure_speed
+from ipos.node.storefs import StoreFiles
 from ipos.node.tree import Trees
 from ipos.pool import prepare
 from ipos.pool import task as t
@@ -46,8 +49,10 @@ from ipos.pool.spec import parse as parse_spec
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
+from ipos.store.cache import CacheStore
 from ipos.store.pack import PackStore
 from ipos.store.pins import Pins
+from ipos.store.quota import QuotaStore
 from ipos.tree.file import Caller
 from ipos.tree.ninep.client import Client, connect_unix
 from ipos.tree.ninep.transport import ServerProtocol, serve_unix
@@ -60,6 +65,7 @@ log = logging.getLogger("ipos.node")
 
 NINEP = "/ipos/9p/1"
 WRITE_BYTES = 1 << 20
+FETCH_S = 5.0  # how long a reader of /ipfs waits for a block that is not here
 
 
 class Node:
@@ -245,6 +251,24 @@ class Node:
             raise Gone(f"{self.names().get(peer, peer)} is out of reach: {why}")
         return client
 
+    def fetched(self, loop: asyncio.AbstractEventLoop) -> Callable[[bytes], bytes | None]:
+        """Fetches a block, in a thread, from the machines of the pool that are in reach."""
+
+        async def bring(cid: bytes) -> None:
+            members = self.coordinator.members.values()
+            if peers := [member.node for member in members if member.connected and not member.local]:
+                await self.net.fetch([cid], peers, FETCH_S)
+
+        def fetch(cid: bytes) -> bytes | None:
+            try:
+                asyncio.run_coroutine_threadsafe(bring(cid), loop).result()
+                return self.store.get(cid)
+            except OSError as error:
+                log.info("block %s: %s", c.text(cid), error)
+                return None
+
+        return fetch
+
     def _nearby(self) -> list[tuple[str, tuple[str, ...]]]:
         """Where an inviter may be: other homes of this user on this machine, and what mDNS has found."""
         places = dict(self.found)
@@ -419,11 +443,14 @@ async def serve(home: Home) -> None:
     clock = SystemClock()
     run, stored, account = await asyncio.to_thread(identity, home)
     agent = Agent(home.path / "keys", account, clock, asyncio.to_thread)
-    store = await asyncio.to_thread(PackStore, home.path / "store")
+    packs = await asyncio.to_thread(PackStore, home.path / "store")
+    remedy = "ipos store gc, unpin something (ipos store pins), or raise store_bytes in ipos.toml"
+    most = settings.store_bytes
+    store = QuotaStore(packs, most, packs.used, remedy) if most else packs
     journal = await asyncio.to_thread(Journal, home.path / "journal.sqlite", asyncio.to_thread)
     computer = machine_id(home.path)
     load = MachineLoad(settings.cores, settings.native, computer)
-    pins = await asyncio.to_thread(Pins, home.path / "store" / "pins.sqlite", store, store.age)
+    pins = await asyncio.to_thread(Pins, home.path / "store" / "pins.sqlite", store, packs.age)
     executor = NativeExecutor(home=home.path, hidden=(runtime_root(),), store=store, holds=Holds(pins), clock=clock)
     members: set[str] = set()
     listen = journal.meta(f"listen-{settings.listen}")
@@ -448,6 +475,9 @@ async def serve(home: Home) -> None:
         node.trees.watch(members)
         node.trees.mount_net(net)
         node.trees.native = executor
+        files = StoreFiles(node, packs, most)
+        node.trees.mount_store(Ipfs(node, CacheStore(store, node.fetched(asyncio.get_running_loop()))), files)
+        node.spawn(files.watch())
         server = await serve_unix(home.socket, lambda: ServerProtocol(node.trees.attach, node.me, node.trees.left))
         node.start()
         (home.run_dir / "where").write_text(
@@ -466,7 +496,7 @@ async def serve(home: Home) -> None:
     finally:
         await asyncio.gather(net.close(), executor.close(), return_exceptions=True)
         pins.close()
-        store.close()
+        packs.close()
         journal.close()
 
 

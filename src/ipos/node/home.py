@@ -21,13 +21,15 @@ class Settings(msgspec.Struct, kw_only=True):
     """`ipos.toml`. Every key has a default.
 
     `name`: what people call this machine; `cores`: processes it gives to tasks (0: every core); `listen`: "lan" (all addresses, found by
-    mDNS) or "local" (loopback only, no mDNS); `native`: whether native work of the own account may run here.
+    mDNS) or "local" (loopback only, no mDNS); `native`: whether native work of the own account may run here; `store_bytes`: the most that
+    blocks may take (0: as much as the disk has); from 90 % of it on, what no pin keeps is deleted without being asked for.
     """
 
     name: str = ""
     cores: int = 0
     listen: str = "lan"
     native: bool = True
+    store_bytes: int = 0
 
 
 def runtime_root() -> Path:

@@ -12,8 +12,10 @@ import msgspec
 
 from ipos.identity.machines import MachineList
 from ipos.node.handover import HandOvers, marks
+from ipos.node.ipfs import Ipfs
 from ipos.node.joining import describe
 from ipos.node.keysfs import Keys, words
+from ipos.node.storefs import StoreFiles
 from ipos.pool.jobfs import jobs_dir
 from ipos.pool.procfs import proc_dir
 from ipos.tree.file import Caller, File
@@ -59,6 +61,10 @@ class Trees:
     def mount_net(self, netd: Netd) -> None:
         self._netd = netd
         self.root.files["net"] = remote(netd.client)
+
+    def mount_store(self, ipfs: Ipfs, store: StoreFiles) -> None:
+        self.root.files["ipfs"] = ipfs
+        self.root.files["store"] = store.dir()
 
     def watch(self, members: set[str]) -> None:
         """Keep this set equal to the peers of the machine list: the block link's thread asks it."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import IO, BinaryIO
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, BinaryIO, NamedTuple
 
 import libipld
 
 from ipos.store import cid as c
+from ipos.store import unixfs
 from ipos.store.blocks import Block, BlockStore
 from ipos.wire import limits
-from ipos.wire.errors import Refused
+from ipos.wire.errors import BadRecord, Refused
 
 HEADER_BYTES = 1 << 16
+BATCH_BYTES = 8 << 20
 
 
 def _varint(n: int) -> bytes:
@@ -34,10 +39,80 @@ def write(stream: IO[bytes], root: bytes, cids: Iterable[bytes], store: BlockSto
     return count
 
 
-class Reader:
-    """`root` of a CAR, and its blocks. `Refused` names the file and the place of what is wrong in it."""
+def write_all(
+    stream: IO[bytes], roots: Sequence[bytes], store: BlockStore, stop: Callable[[], bool] = lambda: False
+) -> int:
+    """All that the roots reach, each block once; how many bytes. `Missing` if the store has not all of it."""
+    header = libipld.encode_dag_cbor({"roots": list(roots), "version": 1})
+    count = stream.write(_varint(len(header)) + header)
+    seen: set[bytes] = set()
+    for root in roots:
+        for cid in unixfs.reach(store, root):
+            if cid in seen:
+                continue
+            if stop():
+                raise Refused("the export was interrupted: no file was written", errno.EINTR)
+            seen.add(cid)
+            block = store.get(cid)
+            count += stream.write(_varint(len(cid) + len(block)) + cid + block)
+    return count
 
-    def __init__(self, stream: BinaryIO, name: str) -> None:
+
+class Took(NamedTuple):
+    """What came out of a CAR. `tops`: its roots, and whatever else no other block of it reaches; pinned, they keep all of it."""
+
+    roots: tuple[bytes, ...]
+    tops: tuple[bytes, ...]
+    blocks: int
+    bytes: int
+
+
+def take(path: Path, store: BlockStore, stop: Callable[[], bool] = lambda: False) -> Took:
+    """All blocks of a CAR into the store, if nothing is wrong with any of them and no block that it needs is missing; otherwise
+    `Refused`, and none of it was stored. Reads the file twice: it must be one, not a pipe."""
+    try:
+        with open(path, "rb") as stream:
+            reader = Reader(stream, str(path), many=True)
+            cids, linked, size = set[bytes](), dict[bytes, None](), 0
+            for cid, block in reader.blocks():
+                cids.add(cid)
+                size += len(block)
+                if cid[:4] == c.DAG_PB:
+                    linked.update((link.cid, None) for link in _links(str(path), cid, block))
+                if stop():
+                    raise Refused("the import was interrupted: nothing was stored", errno.EINTR)
+            for cid in (*reader.roots, *linked):
+                if cid not in cids and not store.has(cid):
+                    raise Refused(f"{path} is not whole: block {c.text(cid)} is not in it, nor in this store")
+            stream.seek(0)
+            batch, held = list[Block](), 0
+            for cid, block in Reader(stream, str(path), many=True).blocks():
+                batch.append((cid, block))
+                held += len(block)
+                if held >= BATCH_BYTES:
+                    store.put(batch)
+                    batch, held = [], 0
+            store.put(batch)
+    except OSError as error:
+        if isinstance(error, Refused):
+            raise
+        raise Refused(f"{path} cannot be read: {os.strerror(error.errno or 0)}") from None
+    tops = dict.fromkeys((*reader.roots, *(cid for cid in cids if cid not in linked)))
+    return Took(reader.roots, tuple(tops), len(cids), size)
+
+
+def _links(name: str, cid: bytes, block: bytes) -> tuple[unixfs.Link, ...]:
+    try:
+        return unixfs.parse(block).links
+    except BadRecord as bad:
+        raise Refused(f"{name}: the block {c.text(cid)} is no UnixFS node: {bad}") from None
+
+
+class Reader:
+    """`root` of a CAR, and its blocks; `many`: there may be several `roots`, or none. `Refused` names the file and the place of what
+    is wrong in it."""
+
+    def __init__(self, stream: BinaryIO, name: str, many: bool = False) -> None:
         self._stream = stream
         self._name = name
         self._at = 0
@@ -49,9 +124,17 @@ class Reader:
             roots, version = header["roots"], header["version"]
         except Exception:  # libipld raises ValueError, and others on hostile nesting
             raise Refused(f"{name} is not a CAR file: its header is not DAG-CBOR with roots and version") from None
-        if version != 1 or len(roots) != 1 or not isinstance(roots[0], bytes) or not c.valid(roots[0]):
+        if version != 1 or not isinstance(roots, list) or (not many and len(roots) != 1):
             raise Refused(f"{name}: a CAR of version 1 with one root was expected")
-        self.root = roots[0]
+        for root in roots:
+            if not isinstance(root, bytes) or not c.valid(root):
+                raise Refused(f"{name}: one of its roots is no CID that IPOS knows")
+        self.roots: tuple[bytes, ...] = tuple(roots)
+
+    @property
+    def root(self) -> bytes:
+        """Of a CAR that has one."""
+        return self.roots[0]
 
     def _take(self, count: int) -> bytes:
         body = self._stream.read(count)

@@ -66,7 +66,7 @@ class PackStore:
     """`BlockStore` in a directory; one process at a time (a lock says which). `sync=False` only for tests of other things."""
 
     def __init__(self, directory: Path, sync: bool = True, pack_bytes: int = packfile.PACK_BYTES) -> None:
-        self._directory = directory
+        self.directory = directory
         self._packs = directory / "packs"
         self._packs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = threading.Lock()  # of the spool
@@ -87,7 +87,7 @@ class PackStore:
 
     def _take_over(self) -> None:
         """The pack of an older home becomes one of several."""
-        old = self._directory / OLD_NAME
+        old = self.directory / OLD_NAME
         with contextlib.suppress(FileNotFoundError):
             fd = os.open(old, os.O_RDWR | os.O_CLOEXEC)
             try:
@@ -200,7 +200,7 @@ class PackStore:
         """blocks, bytes (of blocks), packs, disk_bytes (what all of it takes on disk, the index included)."""
         count, used = self._index.totals()
         disk = sum(path.stat().st_blocks * 512 for path in self._packs.glob("*.pack"))
-        index = sum(path.stat().st_size for path in self._directory.glob("index.sqlite*"))
+        index = sum(path.stat().st_size for path in self.directory.glob("index.sqlite*"))
         packs = len(list(self._packs.glob("*.pack")))
         return {"blocks": count, "bytes": int(used), "packs": packs, "disk_bytes": disk + index, "index_bytes": index}
 

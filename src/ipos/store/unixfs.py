@@ -4,6 +4,7 @@ a node, balanced. The CIDs are those that Kubo gives for the same content and pr
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from ipos.store import cid as c
-from ipos.store.blocks import BlockStore, Missing
+from ipos.store.blocks import BlockStore, Missing, put_hashed
 from ipos.wire.errors import BadRecord, Refused
 
 CHUNK = 1 << 20
 WIDTH = 1024
-DEPTH = 16  # of a file's tree or of nested directories; 1024**16 leaves are out of anybody's reach
+DEPTH = 16  # of a file's tree: 1024**16 leaves are out of anybody's reach
+NESTED = 64  # directories
 DIRECTORY_BYTES = 256 << 10
 BATCH_BYTES = 8 << 20
 FILE, DIR, SYMLINK = 2, 1, 4
@@ -137,7 +139,18 @@ def parse(block: bytes) -> Node:
 # ---- in
 
 
-class _Writer:
+class Profile(NamedTuple):
+    """How a file is cut: bytes of a chunk, links of a node."""
+
+    chunk: int
+    width: int
+
+
+PROFILES = {"unixfs-v1-2025": Profile(CHUNK, WIDTH), "legacy-cid-v1": Profile(256 << 10, 174)}
+"""By the names that Kubo has for them."""
+
+
+class Writer:
     """Puts blocks in batches, so that a large file costs one fsync every few MiB."""
 
     def __init__(self, store: BlockStore) -> None:
@@ -151,8 +164,12 @@ class _Writer:
         if self.bytes >= BATCH_BYTES:
             self.flush()
 
+    def leaf(self, cid: bytes, block: bytes, stream: BinaryIO) -> None:
+        """The block was just read from `stream`."""
+        self.put(cid, block)
+
     def flush(self) -> None:
-        self.store.put(self.batch)
+        put_hashed(self.store, self.batch)
         self.batch, self.bytes = [], 0
 
 
@@ -162,7 +179,7 @@ class _Kid(NamedTuple):
     size: int
 
 
-def _parent(kids: list[_Kid], out: _Writer) -> _Kid:
+def _parent(kids: list[_Kid], out: Writer) -> _Kid:
     size = sum(kid.size for kid in kids)
     unixfs = b"\x08\x02\x18" + _varint(size) + b"".join(b"\x20" + _varint(kid.size) for kid in kids)
     block = _node([Link(kid.cid, "", kid.tsize) for kid in kids], unixfs)
@@ -171,21 +188,29 @@ def _parent(kids: list[_Kid], out: _Writer) -> _Kid:
     return _Kid(cid, len(block) + sum(kid.tsize for kid in kids), size)
 
 
-def _file(stream: BinaryIO, out: _Writer, chunk: int, width: int) -> _Kid:
+def _file(stream: BinaryIO, out: Writer, chunk: int, width: int) -> _Kid:
     kids: list[_Kid] = []
     while True:
-        block = stream.read(chunk)
+        block = _read(stream, chunk)
         if not block and kids:
             break
         cid = c.of_raw(block)
-        out.put(cid, block)
+        out.leaf(cid, block, stream)
         kids.append(_Kid(cid, len(block), len(block)))
         if len(block) < chunk:
             break
     return _tree(kids, out, width)
 
 
-def _tree(kids: list[_Kid], out: _Writer, width: int) -> _Kid:
+def _read(stream: BinaryIO, count: int) -> bytes:
+    """Shorter only at the end: one read of an unbuffered file or of a pipe may give less."""
+    block = stream.read(count)
+    while 0 < len(block) < count and (more := stream.read(count - len(block))):
+        block += more
+    return block
+
+
+def _tree(kids: list[_Kid], out: Writer, width: int) -> _Kid:
     while len(kids) > 1:
         kids = [_parent(kids[i : i + width], out) for i in range(0, len(kids), width)]
     return kids[0]
@@ -193,7 +218,7 @@ def _tree(kids: list[_Kid], out: _Writer, width: int) -> _Kid:
 
 def add_stream(store: BlockStore, stream: BinaryIO, chunk: int = CHUNK, width: int = WIDTH) -> tuple[bytes, int]:
     """Store a file's content; (CID, bytes). The root is there when this returns."""
-    out = _Writer(store)
+    out = Writer(store)
     kid = _file(stream, out, chunk, width)
     out.flush()
     return kid.cid, kid.size
@@ -210,7 +235,7 @@ def add_bytes(store: BlockStore, content: bytes) -> bytes:
 
 def add_chunks(store: BlockStore, chunks: Iterable[tuple[bytes, int] | bytes]) -> bytes:
     """A file whose content is cut where the caller says: blocks, or (CID, bytes) of raw blocks that are in the store already."""
-    out = _Writer(store)
+    out = Writer(store)
     kids: list[_Kid] = []
     for chunk in chunks:
         if isinstance(chunk, bytes):
@@ -226,13 +251,13 @@ def add_chunks(store: BlockStore, chunks: Iterable[tuple[bytes, int] | bytes]) -
 def add_dir(store: BlockStore, path: Path, links: bool = False) -> bytes:
     """A directory of files and directories. Special files in it are left out; so are symbolic links, for another machine's path means
     nothing here, unless `links` says that they are meant to stay within the directory."""
-    out = _Writer(store)
+    out = Writer(store)
     kid = _dir(path, out, 0, links)
     out.flush()
     return kid.cid
 
 
-def _symlink(target: str, out: _Writer) -> _Kid:
+def _symlink(target: str, out: Writer) -> _Kid:
     text = os.fsencode(target)
     unixfs = b"\x08\x04\x12" + _varint(len(text)) + text
     block = _node([], unixfs)
@@ -241,20 +266,48 @@ def _symlink(target: str, out: _Writer) -> _Kid:
     return _Kid(cid, len(block), 0)
 
 
-def _dir(path: Path, out: _Writer, depth: int, symlinks: bool) -> _Kid:
-    if depth > DEPTH:
-        raise Refused(f"{path}: directories nested deeper than {DEPTH}")
+def add_tree(out: Writer, path: Path, profile: Profile, left_out: Callable[[str], None]) -> tuple[bytes, int]:
+    """A file, a symbolic link (as a link) or a directory with all in it, as `ipfs add -r -H` does: (CID, bytes with all nodes).
+    `left_out` is told of what is none of these. The caller flushes `out`."""
+    if path.is_symlink():
+        kid = _symlink(os.readlink(path), out)
+    elif path.is_dir():
+        kid = _dir(path, out, 0, True, profile, left_out)
+    else:
+        if not path.is_file():
+            os.stat(path)
+            raise Refused(f"{path} is no file, directory or symbolic link: it has no content to add")
+        with open(path, "rb", buffering=0) as stream:
+            kid = _file(stream, out, *profile)  # pyright: ignore[reportArgumentType]  (FileIO reads as BinaryIO does)
+    return kid.cid, kid.tsize
+
+
+def _ignore(_: str) -> None:
+    """Of what is left out nothing is said."""
+
+
+def _dir(
+    path: Path,
+    out: Writer,
+    depth: int,
+    symlinks: bool,
+    profile: Profile = PROFILES["unixfs-v1-2025"],
+    left_out: Callable[[str], None] = _ignore,
+) -> _Kid:
+    if depth > NESTED:
+        raise Refused(f"{path}: directories nested deeper than {NESTED}")
     links: list[Link] = []
     with os.scandir(path) as entries:
         for entry in sorted(entries, key=lambda e: os.fsencode(e.name)):
             if entry.is_dir(follow_symlinks=False):
-                kid = _dir(Path(entry.path), out, depth + 1, symlinks)
+                kid = _dir(Path(entry.path), out, depth + 1, symlinks, profile, left_out)
             elif symlinks and entry.is_symlink():
                 kid = _symlink(os.readlink(entry.path), out)
             elif entry.is_file(follow_symlinks=False):
-                with open(entry.path, "rb") as stream:
-                    kid = _file(stream, out, CHUNK, WIDTH)
+                with open(entry.path, "rb", buffering=0) as stream:
+                    kid = _file(stream, out, *profile)  # pyright: ignore[reportArgumentType]
             else:
+                left_out(entry.path)
                 continue
             links.append(Link(kid.cid, entry.name, kid.tsize))
     block = _node(links, b"\x08\x01")
@@ -282,6 +335,17 @@ def reach(store: BlockStore, root: bytes) -> Iterator[bytes]:
             todo.extend(link.cid for link in reversed(parse(store.get(cid)).links))
 
 
+def resolve(store: BlockStore, root: bytes, names: Iterable[str]) -> bytes:
+    """What a path of names leads to, from a directory. `Refused` (ENOENT) where there is no such name."""
+    cid = root
+    for name in names:
+        found = next((link.cid for link in entries(store, cid) if link.name == name), None)
+        if found is None:
+            raise Refused(f"{c.text(cid)} has no entry {name!r}", errno.ENOENT)
+        cid = found
+    return cid
+
+
 def missing(store: BlockStore, root: bytes) -> list[bytes]:
     """CIDs of the DAG under `root` that are not in the store, as far as the blocks that are there tell; empty: it is all there."""
     return [cid for cid in reach(store, root) if not store.has(cid)]
@@ -295,6 +359,11 @@ def size(store: BlockStore, cid: bytes) -> int:
     if node.kind != FILE:
         raise Refused(f"{c.text(cid)} is not a file")
     return node.size
+
+
+def total(store: BlockStore, cid: bytes) -> int:
+    """Bytes of a DAG with its nodes, as the links of its root say."""
+    return store.size(cid) + (sum(link.tsize for link in parse(store.get(cid)).links) if cid[:4] == c.DAG_PB else 0)
 
 
 def read(store: BlockStore, cid: bytes, offset: int = 0, count: int | None = None) -> bytes:
@@ -356,8 +425,8 @@ def export(
 
 
 def _export(store: BlockStore, cid: bytes, path: Path, mode: int, depth: int) -> None:
-    if depth > DEPTH:
-        raise BadRecord("", f"directories nested deeper than {DEPTH}")
+    if depth > NESTED:
+        raise BadRecord("", f"directories nested deeper than {NESTED}")
     node = parse(store.get(cid)) if cid[:4] == c.DAG_PB else None
     if node is not None and node.kind == SYMLINK:
         os.symlink(os.fsdecode(node.data), path)
@@ -384,6 +453,7 @@ __all__ = [
     "add_dir",
     "add_file",
     "add_stream",
+    "add_tree",
     "entries",
     "export",
     "is_dir",
@@ -391,6 +461,8 @@ __all__ = [
     "parse",
     "reach",
     "read",
+    "resolve",
     "size",
     "stream",
+    "total",
 ]

@@ -160,18 +160,18 @@ def _keys(commands: Any) -> None:
 
 def content(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     """The commands of `cli.store`."""
-    visible = {
-        "choices": ("private", "pool", "public"),
-        "default": "private",
-        "help": "who may have it (default private)",
-    }
+
+    def visible(one: argparse.ArgumentParser) -> None:
+        levels = ("private", "pool", "public")
+        one.add_argument("--visibility", choices=levels, default="private", help="who may have it (default private)")
+
     adding = add("add", "make files and directories content of the store, by CID")
     adding.add_argument("path", nargs="+")
     adding.add_argument("--nocopy", action="store_true", help="keep references to the files, not copies of them")
     adding.add_argument(
         "--profile", choices=("unixfs-v1-2025", "legacy-cid-v1"), default="unixfs-v1-2025", help="how files are cut"
     )
-    adding.add_argument("--visibility", **visible)
+    visible(adding)
     getting = add("get", "write content to this disk")
     getting.add_argument("path", metavar="CID[/PATH]")
     getting.add_argument("-o", "--output", metavar="OUT", help="where to (default: its name)")
@@ -186,7 +186,7 @@ def content(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     sub("pins", "what is kept, who may have it, and why")
     pinning = sub("pin", "keep what is in the store")
     pinning.add_argument("cid", metavar="CID")
-    pinning.add_argument("--visibility", **visible)
+    visible(pinning)
     pinning.add_argument("--why", default="ipos store pin", help="the reason that ipos store pins shows")
     unpinning = sub("unpin", "keep it no longer")
     unpinning.add_argument("cid", metavar="CID", nargs="?")
@@ -195,7 +195,7 @@ def content(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     sub("du", "how much there is")
     taking = sub("import", "take in a CAR file")
     taking.add_argument("path", metavar="F.car")
-    taking.add_argument("--visibility", **visible)
+    visible(taking)
     giving = sub("export", "write content to a CAR file")
     giving.add_argument("cid", nargs="+", metavar="CID")
     giving.add_argument("-o", "--output", required=True, metavar="F.car")

@@ -12,7 +12,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def tree_path(words: str) -> str:
     return f"/ipfs/{words}"
 
 
-async def ask(client: Client, path: str, question: dict[str, object]) -> AsyncIterator[dict[str, Any]]:
+async def ask(client: Client, path: str, question: Mapping[str, object]) -> AsyncIterator[dict[str, Any]]:
     """The lines that a work file answers with."""
     async with client.open(path, os.O_RDWR) as file:
         await file.write(json.dumps(question).encode())
@@ -134,7 +134,7 @@ async def _fetch(client: Client, path: str, target: Path, free: asyncio.Semaphor
             os.symlink(os.fsdecode(await client.read(path)), target)
             return
         if not attr.directory:
-            with open(target, "xb") as out:
+            with open(target, "xb") as out:  # noqa: ASYNC230  (a command has nothing else to do)
                 async with client.open(path) as file:
                     while piece := await file.read():
                         out.write(piece)
@@ -173,15 +173,12 @@ async def cat(arguments: Arguments) -> int:
 # ---- ipos store ...
 
 
-def size(count: int | None) -> str:
-    """As people read it."""
-    if count is None:
+def size(count: object) -> str:
+    """Bytes as people read them; ? for what is not known."""
+    if not isinstance(count, int):
         return "?"
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}"
-        count /= 1024  # pyright: ignore[reportAssignmentType]
-    return f"{count:.4g} GiB"
+    power = 0 if count < 1024 else 1 if count < limits.MiB else 2 if count < limits.GiB else 3
+    return f"{count / 1024**power:.4g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
 
 
 async def pins(arguments: Arguments) -> int:
@@ -192,7 +189,7 @@ async def pins(arguments: Arguments) -> int:
             print(json.dumps(row))
         return 0
     for row in listed:
-        print(f"{row['cid']} {row['visibility']} {size(row['bytes'])} {row['why']}")  # type: ignore[arg-type]
+        print(f"{row['cid']} {row['visibility']} {size(row['bytes'])} {row['why']}")
     return 0
 
 
@@ -233,9 +230,9 @@ async def du(arguments: Arguments) -> int:
         figures = await pairs(client, "/store/status")
     limit = figures["limit_bytes"]
     words = (
-        f"{figures['blocks']} blocks, {size(figures['bytes'])}, in {figures['packs']} packs; "  # type: ignore[arg-type]
-        f"{size(figures['disk_bytes'])} of disk ({size(figures['index_bytes'])} are the index); "  # type: ignore[arg-type]
-        f"{figures['pins']} pins; " + (f"the most is {size(limit)}" if limit else "no limit but the disk's")  # type: ignore[arg-type]
+        f"{figures['blocks']} blocks, {size(figures['bytes'])}, in {figures['packs']} packs; "
+        f"{size(figures['disk_bytes'])} of disk ({size(figures['index_bytes'])} are the index); "
+        f"{figures['pins']} pins; " + (f"the most is {size(limit)}" if limit else "no limit but the disk's")
     )
     show(arguments, figures, words)
     return 0

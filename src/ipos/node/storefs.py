@@ -148,7 +148,7 @@ class StoreFiles:
                 await asyncio.shield(process.wait())
 
         def pin() -> None:
-            self._packs.take_in()
+            self._packs.take_in(synced=True)
             for line in added:
                 why = asked.why or f"ipos add {line['path']}"
                 self._node.pins.pin(why, [c.parse(line["cid"])], level, durable=True)

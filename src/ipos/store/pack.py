@@ -220,8 +220,9 @@ class PackStore:
 
     # ---- packs of others
 
-    def take_in(self) -> int:
-        """Index what other processes have written, and what an earlier life had no time to; how many blocks."""
+    def take_in(self, synced: bool = False) -> int:
+        """Index what other processes have written, and what an earlier life had no time to; how many blocks. `synced`: those who wrote it
+        have said that it is on disk, so it need not be hashed."""
         known = self._index.packs()
         count = 0
         with self._lock:
@@ -230,13 +231,13 @@ class PackStore:
                     continue
                 id, indexed, _ = known.pop(path.name, (0, 0, 0))
                 if path.stat().st_size != indexed:
-                    count += self._take_in(path, id or self._index.pack(path.name), indexed)
+                    count += self._take_in(path, id or self._index.pack(path.name), indexed, synced)
             for name, (id, _, _) in known.items():
                 if name != self._spool.name and not (self._packs / name).exists():
                     self._index.forget_pack(id)
         return count
 
-    def _take_in(self, path: Path, pack: int, indexed: int) -> int:
+    def _take_in(self, path: Path, pack: int, indexed: int, synced: bool) -> int:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             ours = locked(fd)  # nobody writes to it: what is torn will stay so
@@ -245,7 +246,7 @@ class PackStore:
             if size < indexed:
                 self._index.forget_pack(pack, size)
                 indexed = 0
-            count, end = self._rows_of(fd, pack, indexed, size)
+            count, end = self._rows_of(fd, pack, indexed, size, synced)
             if end < size and indexed:  # its writer took something back after it was indexed, or it is torn
                 more, whole = self._rows_of(fd, pack, 0, size)
                 count, end = count + more, max(end, whole)
@@ -256,7 +257,7 @@ class PackStore:
         finally:
             os.close(fd)
 
-    def _rows_of(self, fd: int, pack: int, start: int, size: int) -> tuple[int, int]:
+    def _rows_of(self, fd: int, pack: int, start: int, size: int, synced: bool = False) -> tuple[int, int]:
         """Index the records from `start`; how many, and where the last whole one ends."""
         scan = Scan(fd, start, size)
         rows: list[Row] = []
@@ -265,7 +266,7 @@ class PackStore:
             place = Place(pack, found.at, found.length, 0)
             if found.reference and not found.deleted:
                 place = _reference(fd, place)
-            trusted = found.reference or found.at < size - CHECK_BYTES
+            trusted = synced or found.reference or found.at < size - CHECK_BYTES
             if not found.deleted and (trusted or _good(fd, found.cid, place)):
                 rows.append((found.cid, place))
             if len(rows) >= ROWS:

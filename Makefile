@@ -43,6 +43,7 @@ bench: setup  ## the numbers of docs/performance.md
 	@$(RUN)/python bench/streams.py
 	@$(RUN)/python bench/batch.py
 	@$(RUN)/python bench/estimate.py
+	@$(RUN)/python bench/store.py
 
 docs: setup  ## make the drawings from the machines' tables
 	@$(RUN)/python docs/make.py

@@ -3,7 +3,8 @@
     bench/store.py [--kubo PATH-OF-IPFS] [--mib 512] [--small 5000] [--blocks 1000000]
 
 Kubo is not part of this project: where an `ipfs` is named (or found in PATH) it adds the same files in the same run, in a repository of its
-own in the scratch directory, and its CIDs must be the same. Everything is on the disk of the temporary directory, synced as each of the two does it.
+own in the scratch directory, and its CIDs must be the same. IPOS has everything on disk when it says so; Kubo is run as it comes, which does not
+sync, and with `sync: true`.
 """
 
 from __future__ import annotations
@@ -70,9 +71,17 @@ def ipos_add(store: Path, path: Path, profile: str) -> str:
 class Kubo:
     def __init__(self, program: str, scratch: Path) -> None:
         self.program = program
-        self.environment = {**os.environ, "IPFS_PATH": str(scratch / "kubo")}
-        self.run("init", "--profile=test")
+        self._repository = scratch / "kubo"
+        self.environment = {**os.environ, "IPFS_PATH": str(self._repository)}
         self.version = self.run("version").split()[-1]
+
+    def fresh(self, synced: bool) -> None:
+        """An empty repository. As it comes, Kubo does not sync its blocks to the disk."""
+        shutil.rmtree(self._repository, ignore_errors=True)
+        self.run("init", "--profile=test")
+        config = self._repository / "config"
+        assert '"sync": false' in config.read_text()
+        config.write_text(config.read_text().replace('"sync": false', f'"sync": {str(synced).lower()}'))
 
     def run(self, *arguments: str) -> str:
         done = subprocess.run(
@@ -109,25 +118,27 @@ def adding_and_getting(scratch: Path, kubo: Kubo | None, mib: int, small: int) -
             (many, total, f"{small} files, {total >> 20} MiB"),
         ):
             ours: list[tuple[float, float]] = []
-            theirs: list[tuple[float, float]] = []
+            theirs: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
             for turn in range(3):  # by turns, so that both meet the same machine
                 store = scratch / f"store-{profile}-{path.name}-{turn}"
                 *figures, cid = costed(lambda store=store, path=path, profile=profile: ipos_add(store, path, profile))
                 ours.append((figures[0], figures[1]))
-                if kubo is not None:
-                    shutil.rmtree(scratch / "kubo", ignore_errors=True)
-                    kubo.run("init", "--profile=test")
+                for synced in (False, True) if kubo is not None else ():
+                    assert kubo is not None
+                    kubo.fresh(synced)
                     *figures, expected = costed(lambda path=path, profile=profile: kubo.add(path, profile))
-                    theirs.append((figures[0], figures[1]))
+                    theirs[synced].append((figures[0], figures[1]))
                     assert cid == expected, (profile, path, cid, expected)
                 if turn < 2:
                     shutil.rmtree(store)
             took, work = (sorted(each)[1] for each in zip(*ours, strict=True))
             words = f"add, {profile}, {what}: {size / took / 1e6:.0f} MB/s, {work * 1e9 / size:.1f} s of CPU a GB"
-            if theirs:
-                kubos, kuboc = (sorted(each)[1] for each in zip(*theirs, strict=True))
-                words += f"; Kubo {size / kubos / 1e6:.0f} MB/s, {kuboc * 1e9 / size:.1f} s: "
-                words += f"{kubos / took:.2f} times its rate, {kuboc / work:.2f} times per CPU, same CID"
+            for synced, each in theirs.items() if kubo is not None else ():
+                kubos, kuboc = (sorted(figure)[1] for figure in zip(*each, strict=True))
+                words += (
+                    f"; Kubo{' synced' if synced else ''} {size / kubos / 1e6:.0f} MB/s, {kuboc * 1e9 / size:.1f} s: "
+                )
+                words += f"{kubos / took:.2f} times its rate"
             print(words, flush=True)
             took, _ = timed(lambda store=store, cid=cid: _export(store, str(cid), scratch / "out"))
             print(f"get, {profile}, {what}: {size / took / 1e6:.0f} MB/s", flush=True)

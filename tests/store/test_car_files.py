@@ -154,10 +154,13 @@ def test_mutated_files(data: st.DataObject) -> None:
         file.write(body)
         file.flush()
         other = MemoryStore()
+        said = ""
         try:
             car.take(Path(file.name), other)
         except Refused as refused:
-            assert file.name in str(refused)
+            said = str(refused)
+        if said:
+            assert file.name in said
             assert list(other) == []
         else:
             assert all(c.matches(cid, other.get(cid)) for cid in other)

@@ -55,10 +55,9 @@ class Keys:
         """One object a key: account, run, transport, and keys of accounts that do not count here."""
         node = self._node
         directory = node.home / "keys"
-        machine = next(m for m in node.mine.machines if m.peer == node.net.peer)
         rows: list[dict[str, object]] = [
             {"key": "account", "name": node.mine.account, "file": None, "mode": None, "state": words(node)},
-            {"key": "run", "name": machine.run, **_where(directory / "run"), "state": "open while the node runs"},
+            {"key": "run", "name": node.entry().run, **_where(directory / "run"), "state": "open while the node runs"},
             {"key": "transport", "name": node.net.peer, **_where(directory / "transport"), "state": "in netd"},
         ]
         if node.agent.here:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, cast
 
 from ipos.identity.keys import Key, address_of_bytes, keccak, recover
@@ -146,9 +147,9 @@ class Schema:
 
     def _value(self, kind: str, value: object, path: str) -> bytes:
         """`encodeData` of one member: always 32 bytes."""
-        array = ARRAY.fullmatch(kind)
+        array = _array_of(kind)
         if array is not None:
-            return self._array(array[1], array[2], value, path)
+            return self._array(*array, value, path)
         if kind in self.types:
             return self._struct(kind, value, path)
         encode = _ATOMS.get(kind)
@@ -165,6 +166,13 @@ class Schema:
         if len(items) > limits.typed_items:
             raise BadRecord(path, f"{len(items)} items, the most is {limits.typed_items}")
         return keccak(b"".join(self._value(kind, item, f"{path}[{i}]") for i, item in enumerate(items)))
+
+
+@cache
+def _array_of(kind: str) -> tuple[str, str] | None:
+    """(type of the items, length or "") of an array's type."""
+    found = ARRAY.fullmatch(kind)
+    return None if found is None else (found[1], found[2])
 
 
 def _in(path: str, name: str) -> str:

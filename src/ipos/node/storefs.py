@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ipos.store")
 FULL: float = 0.9  # of `store_bytes`: from here on garbage is collected without being asked for
 LOOK_S: float = 10.0
+REMEDY = "ipos store gc, unpin something (ipos store pins), or raise store_bytes in ipos.toml"
 Q = TypeVar("Q", bound=msgspec.Struct)
 
 
@@ -134,7 +135,10 @@ class StoreFiles:
         level = Visibility.named(asked.visibility)
         if not asked.paths or not all(os.path.isabs(path) for path in asked.paths):
             raise Refused("absolute paths of what is to be added were expected")
-        question = adding.Question(str(self._packs.directory), asked.paths, asked.profile, asked.nocopy)
+        used = await self._node.offload(self._packs.used)
+        question = adding.Question(
+            str(self._packs.directory), asked.paths, asked.profile, asked.nocopy, self._most, used, REMEDY
+        )
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-I", "-m", "ipos.store.adding", limit=limits.MiB,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,

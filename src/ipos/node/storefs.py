@@ -235,14 +235,19 @@ class StoreFiles:
         return got
 
     async def watch(self) -> None:
-        """Collect garbage when the store is nearly as large as it may be; not again before it has grown."""
+        """Collect garbage when the store is nearly as large as it may be, not again before it has grown; and, always, rewrite packs that
+        are mostly blocks of saves that have been replaced."""
         after = 0
-        while self._most:
-            used = await self._node.offload(self._packs.used)
-            if used > max(self._most * FULL, after):
-                await self.collect()
-                after = await self._node.offload(self._packs.used) + self._most // 100
+        while True:
             await self._node.clock.sleep(LOOK_S)
+            try:
+                await self._stoppable(self._packs.compact)
+                used = await self._node.offload(self._packs.used)
+                if self._most and used > max(self._most * FULL, after):
+                    await self.collect()
+                    after = await self._node.offload(self._packs.used) + self._most // 100
+            except Refused as refused:  # a full disk: the next look may find it otherwise
+                log.warning("the store was not tidied: %s", refused)
 
 
 def _write_car(path: Path, roots: Iterable[bytes], node: Node, stop: Callable[[], bool]) -> int:

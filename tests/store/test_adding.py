@@ -180,3 +180,11 @@ def test_ranges_by_the_reader_are_those_of_the_file() -> None:
     store.put([(c.of_dag_pb(block), block)])
     with pytest.raises(BadRecord, match="another number of bytes"):
         Reader(store, c.of_dag_pb(block)).read(0, 15)
+
+
+def test_a_quota(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(random.Random(1).randbytes(3_000_000))
+    with pytest.raises(Refused, match=r"over the .*5000000 bytes\) of this store: buy a disk"):
+        add(tmp_path / "store", tmp_path / "f", most=5_000_000, used=2_500_000, remedy="buy a disk")
+    add(tmp_path / "store", tmp_path / "f", most=5_000_000, used=1_900_000)
+    add(tmp_path / "store", tmp_path / "f", most=5_000_000, used=4_990_000, nocopy=True)

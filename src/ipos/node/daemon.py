@@ -30,7 +30,7 @@ from ipos.node.identity import first_list, identity
 from ipos.node.ipfs import Ipfs
 from ipos.node.joining import Joining
 from ipos.node.machine import MachineLoad, measure_speed
-from ipos.node.storefs import StoreFiles
+from ipos.node.storefs import REMEDY, StoreFiles
 from ipos.node.tree import Trees
 from ipos.pool import prepare
 from ipos.pool import task as t
@@ -444,9 +444,8 @@ async def serve(home: Home) -> None:
     run, stored, account = await asyncio.to_thread(identity, home)
     agent = Agent(home.path / "keys", account, clock, asyncio.to_thread)
     packs = await asyncio.to_thread(PackStore, home.path / "store")
-    remedy = "ipos store gc, unpin something (ipos store pins), or raise store_bytes in ipos.toml"
     most = settings.store_bytes
-    store = QuotaStore(packs, most, packs.used, remedy) if most else packs
+    store = QuotaStore(packs, most, packs.used, REMEDY) if most else packs
     journal = await asyncio.to_thread(Journal, home.path / "journal.sqlite", asyncio.to_thread)
     computer = machine_id(home.path)
     load = MachineLoad(settings.cores, settings.native, computer)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ipos.store")
 FULL: float = 0.9  # of `store_bytes`: from here on garbage is collected without being asked for
 LOOK_S: float = 10.0
+REMEDY = "ipos store gc, unpin something (ipos store pins), or raise store_bytes in ipos.toml"
 Q = TypeVar("Q", bound=msgspec.Struct)
 
 
@@ -134,7 +135,10 @@ class StoreFiles:
         level = Visibility.named(asked.visibility)
         if not asked.paths or not all(os.path.isabs(path) for path in asked.paths):
             raise Refused("absolute paths of what is to be added were expected")
-        question = adding.Question(str(self._packs.directory), asked.paths, asked.profile, asked.nocopy)
+        used = await self._node.offload(self._packs.used)
+        question = adding.Question(
+            str(self._packs.directory), asked.paths, asked.profile, asked.nocopy, self._most, used, REMEDY
+        )
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-I", "-m", "ipos.store.adding", limit=limits.MiB,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
@@ -231,14 +235,19 @@ class StoreFiles:
         return got
 
     async def watch(self) -> None:
-        """Collect garbage when the store is nearly as large as it may be; not again before it has grown."""
+        """Collect garbage when the store is nearly as large as it may be, not again before it has grown; and, always, rewrite packs that
+        are mostly blocks of saves that have been replaced."""
         after = 0
-        while self._most:
-            used = await self._node.offload(self._packs.used)
-            if used > max(self._most * FULL, after):
-                await self.collect()
-                after = await self._node.offload(self._packs.used) + self._most // 100
+        while True:
             await self._node.clock.sleep(LOOK_S)
+            try:
+                await self._stoppable(self._packs.compact)
+                used = await self._node.offload(self._packs.used)
+                if self._most and used > max(self._most * FULL, after):
+                    await self.collect()
+                    after = await self._node.offload(self._packs.used) + self._most // 100
+            except Refused as refused:  # a full disk: the next look may find it otherwise
+                log.warning("the store was not tidied: %s", refused)
 
 
 def _write_car(path: Path, roots: Iterable[bytes], node: Node, stop: Callable[[], bool]) -> int:

@@ -23,6 +23,7 @@ from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import Block, BlockStore, put_hashed
 from ipos.store.packfile import Reference
+from ipos.store.quota import QuotaStore
 from ipos.store.spool import SpoolStore
 from ipos.wire.errors import Refused
 
@@ -32,12 +33,16 @@ BATCH_BLOCKS: Final = 4000
 
 
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`store`: the directory; `paths`: absolute."""
+    """`store`: the directory; `paths`: absolute; `most`: bytes that the store may have in all (0: as the disk has), of which `used` are
+    taken; `remedy`: how to get more."""
 
     store: str
     paths: tuple[str, ...]
     profile: str = "unixfs-v1-2025"
     nocopy: bool = False
+    most: int = 0
+    used: int = 0
+    remedy: str = ""
 
 
 class Ahead(unixfs.Writer):
@@ -92,10 +97,10 @@ class References(Protocol):
 class InPlace(Ahead):
     """Leaves stay where they are: of them the store has references only."""
 
-    def __init__(self, store: SpoolStore, progress: Callable[[int], None]) -> None:
+    def __init__(self, store: BlockStore, progress: Callable[[int], None], into: References) -> None:
         super().__init__(store, progress)
         self._references: list[tuple[bytes, Reference]] = []
-        self._into: References = store
+        self._into = into
         self._read = 0
 
     def leaf(self, cid: bytes, block: bytes, stream: BinaryIO) -> None:
@@ -136,7 +141,10 @@ def add(question: Question, say: Callable[[dict[str, object]], None]) -> None:
             said = time.monotonic()
             say({"bytes": count})
 
-    out = (InPlace if question.nocopy else Ahead)(store, progress)
+    room: BlockStore = store
+    if question.most:
+        room = QuotaStore(store, question.most, lambda: question.used + store.written, question.remedy)
+    out = InPlace(room, progress, store) if question.nocopy else Ahead(room, progress)
     added: list[tuple[str, bytes, int]] = []
     for path in question.paths:
         try:

@@ -32,6 +32,7 @@ REFERENCE: Final = 1 << 30
 PUNCH_HOLE: Final = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 PACK_BYTES: Final = 256 * limits.MiB  # a pack that has so many is not written to any more
 GO_ON_BYTES: Final = PACK_BYTES // 8  # one that has less is gone on with by the next writer
+HOLE_BYTES: Final = 8192  # smaller holes free no page; compaction sees to them
 VECTORS: Final = 512  # buffers in one write; Linux takes 1024
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -98,8 +99,8 @@ def locked(fd: int) -> bool:
 def mark_deleted(fd: int, at: int, length: int, reference: bool) -> None:
     """The record whose body is at `at` is none any more."""
     os.pwrite(fd, LENGTH.pack(length | DELETED | (REFERENCE if reference else 0)), at - HEAD.size)
-    # a file system without holes keeps the bytes: nothing is wrong but the disk that they use
-    _libc.fallocate(fd, PUNCH_HOLE, ctypes.c_longlong(at), ctypes.c_longlong(length))
+    if length >= HOLE_BYTES:  # a file system without holes keeps the bytes: nothing is wrong but the disk that they use
+        _libc.fallocate(fd, PUNCH_HOLE, ctypes.c_longlong(at), ctypes.c_longlong(length))
 
 
 def _write(fd: int, parts: Sequence[bytes], at: int) -> int:

@@ -32,6 +32,7 @@ class SpoolStore:
         self._spool = Spool(self._packs, sync, pack_bytes)
         self._own: dict[bytes, tuple[str, Place]] = {}
         self._lock = threading.Lock()
+        self.written = 0  # bytes of blocks that it has put
         self._opened: Index | None = None
 
     @property
@@ -84,6 +85,7 @@ class SpoolStore:
             new = {record[0]: (record, length) for record, length in zip(records, lengths, strict=True)}
             for cid in [cid for cid in new if self.has(cid)]:
                 del new[cid]
+            self.written += sum(len(record[1]) for record, _ in new.values())
             if not new:
                 return
             ats = self._spool.append([record for record, _ in new.values()])

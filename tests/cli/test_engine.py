@@ -52,6 +52,11 @@ def test_killed_in_the_middle_it_goes_on_from_its_save(machines: Callable[..., M
     job = json.loads(one.ok("run", "--wasm", "--fresh", "--detach", "--json", str(burn)))["job"]
     saves = one.home / "env" / "saves"
     wait_for("a save", lambda: any(saves.glob("*/head")), 60)
+    parent = one.pid("engine_pid")
+    os.kill(
+        parent, signal.SIGKILL
+    )  # the warm parent of the engine's workers, and they with it: the node starts another
+    wait_for("another parent", lambda: one.json("status")["engine_pid"] not in (None, parent), 60)
     os.kill(one.pid(), signal.SIGKILL)
     time.sleep(0.2)
     one.ok("up", "--listen", "local")

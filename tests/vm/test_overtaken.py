@@ -159,6 +159,35 @@ def test_a_build_that_may_gain_privileges_starts_nothing(tmp_path: Path) -> None
         asyncio.run(attack(tmp_path, "no_new_privileges,hardening"))
 
 
+AS_USER = """
+import asyncio, os, sys
+from pathlib import Path
+from ipos.vm.sandbox import linux, namespace
+uid, gid = os.getuid(), os.getgid()
+if uid == 0:
+    linux.unshare(namespace.CLONE_NEWUSER)
+    Path("/proc/self/uid_map").write_text(f"1000 {uid} 1")
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/gid_map").write_text(f"1000 {gid} 1")
+    assert os.getuid() == 1000
+sys.path.insert(0, sys.argv[1])
+from vm.test_overtaken import attack, worked
+seen = asyncio.run(attack(Path(sys.argv[2])))
+assert len(seen.tried) >= 55, seen.ended
+assert worked(seen) == [], worked(seen)
+assert seen.layers["uid"] == "only root can give each worker a user id of its own"
+assert seen.outside["Seccomp"] == ("0" if seen.layers["calls"] else "2")
+"""
+
+
+def test_each_attack_is_refused_for_a_node_that_is_not_root(tmp_path: Path) -> None:
+    tests = str(Path(__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", AS_USER, tests, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 TIED = """
 import json, os, sys, time
 os.write(1, json.dumps([os.getpid(), os.getppid()]).encode())

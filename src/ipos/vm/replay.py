@@ -14,6 +14,7 @@ import wasmtime
 
 from ipos.vm import pack
 from ipos.vm.content import Content
+from ipos.vm.plan import mark_index
 from ipos.vm.runner import Ended, Runner, Spec
 from ipos.vm.save import Saves
 
@@ -37,11 +38,6 @@ class Beyond:
 Stop = Met | Ended | Beyond
 
 
-def index(work: int, mark_every: int) -> int:
-    """Which mark a state after `work` units can be: the number of points of the grid that lie below it."""
-    return max(0, work - 1) // mark_every
-
-
 class Replay:
     """One run, mark by mark, on a thread with a large stack (`engine.THREAD_STACK_BYTES`). `save`: a directory of `vm.save` that is known
     to be the state at a mark, by its root; None: from the start. To be closed. `Refused` if the program cannot begin, `BadRecord` if the
@@ -57,6 +53,7 @@ class Replay:
     ) -> None:
         self._every = spec.mark_every
         self._tell = tell
+        self.host = host
         self.since = 0
         if save is None:
             self.runner = Runner.start(module, spec, host)
@@ -85,7 +82,7 @@ class Replay:
             self._tell(runner.work)
         if len(runner.marks) > before:
             work, root = runner.marks[-1]
-            return Met(index(work, self._every), work, root)
+            return Met(mark_index(work, self._every), work, root)
         assert runner.ended is not None
         return runner.ended
 

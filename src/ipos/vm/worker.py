@@ -186,7 +186,8 @@ class Work:
             if not runner.exhausted():
                 return Report(stopped=True, work=runner.work, resumed_at=resumed_at, note=self.note)
             used_up = f"{USED_UP} {what.work / 1e9:g} Gop of work (ipos resume goes on, with more --work)"
-            return Report(exit=125, killed=used_up, work=runner.work, resumed_at=resumed_at, note=self.note)
+            root = runner.root().hex()
+            return Report(exit=125, killed=used_up, work=runner.work, root=root, resumed_at=resumed_at, note=self.note)
         ended = runner.ended
         if not ended.trap:
             made.write(output.root(runner.state), host.tree, OUT, host.read)

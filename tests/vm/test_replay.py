@@ -14,7 +14,8 @@ from ipos.store.blocks import MemoryStore
 from ipos.vm import engine
 from ipos.vm.content import Content
 from ipos.vm.host import Fault
-from ipos.vm.replay import Beyond, Met, index, reexecute
+from ipos.vm.plan import mark_index
+from ipos.vm.replay import Beyond, Met, reexecute
 from ipos.vm.runner import Ended, Runner, Spec
 from ipos.vm.save import Saves
 from ipos.vm.version import cache_root
@@ -86,7 +87,6 @@ def test_input_files_are_numbered_as_a_worker_numbers_them(tmp_path: Path) -> No
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_text(text)
     os.symlink("sub/x", root / "link")
-    (tmp_path / "saves").mkdir()
     for with_scratch in (True, False):
         if not with_scratch:
             (root / "tmp" / "left").unlink()
@@ -95,10 +95,13 @@ def test_input_files_are_numbered_as_a_worker_numbers_them(tmp_path: Path) -> No
         names = {link.name: link.cid for link in unixfs.entries(store, unixfs.add_dir(store, root, links=True))}
         (root / "tmp").mkdir(exist_ok=True)
         content = Content(store, names, None, (io.BytesIO(), io.BytesIO()))
-        worker = Files(root, tmp_path / "saves")
-        assert content.tree == worker.tree
-        numbers = range(1, len(worker.paths) + 1)
-        assert [content.read(n, 3, 1 << 20) for n in numbers] == [worker.read(n, 3, 1 << 20) for n in numbers]
+        worker = object.__new__(Files)  # without the descriptors that only a worker has
+        worker.paths = []
+        below = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        assert content.tree == worker._directory(below, "")
+        os.close(below)
+        for n, path in enumerate(worker.paths, 1):
+            assert content.read(n, 0, 1 << 20) == (root / path).read_bytes()
 
 
 def test_from_the_start_and_from_each_mark(given: Given, tmp_path: Path) -> None:
@@ -159,4 +162,4 @@ def test_a_missing_block_is_a_fault_and_no_verdict(given: Given) -> None:
 
 
 def test_marks_are_numbered_by_the_grid() -> None:
-    assert [index(work, 10) for work in (0, 1, 10, 11, 20, 21, 30)] == [0, 0, 0, 1, 1, 2, 2]
+    assert [mark_index(work, 10) for work in (0, 1, 10, 11, 20, 21, 30)] == [0, 0, 0, 1, 1, 2, 2]

@@ -92,7 +92,7 @@ def _judged(arguments: argparse.Namespace, answer: dict[str, Any]) -> int:
             seen = judge.judge(case, wanted, Path(scratch), cache_root(), tell)
         clear(arguments.json)
         answer |= {
-            "verdict": True,
+            "verdict": "true",
             "sentence": f"{signed(case)}; {ran(case, seen, seed)}",
             "reexecuted": shares(case, seen),
         }

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ipos.store.blocks import PackStore
 from ipos.store.car import CarStore
+from ipos.store.pack import PackStore
 from ipos.wire.errors import Refused
 
 TRUE, FALSE, UNDECIDED = 0, 1, 125

@@ -39,8 +39,9 @@ def links(block: bytes) -> list[bytes]:
     return found
 
 
-def reach(store: BlockStore, root: bytes) -> Iterator[bytes]:
-    """Every CID that a record names, directly or through others, once, itself first, as far as the blocks that are here tell."""
+def reach(store: BlockStore, root: bytes, files: bool = True) -> Iterator[bytes]:
+    """Every CID that a record names, directly or through others, once, itself first, as far as the blocks that are here tell; `files`: also
+    what is in the files and directories that are named."""
     seen: set[bytes] = set()
     todo = [root]
     while todo:
@@ -52,7 +53,7 @@ def reach(store: BlockStore, root: bytes) -> Iterator[bytes]:
         if store.has(cid):
             if cid[:4] == c.DAG_CBOR:
                 todo += links(store.get(cid))
-            elif cid[:4] == c.DAG_PB:
+            elif files and cid[:4] == c.DAG_PB:
                 todo += [link.cid for link in unixfs.parse(store.get(cid)).links]
 
 

@@ -71,7 +71,7 @@ class Pinning:
         self.later(lambda: self._pin_signed(f"{JOB}{job}", receipt))
 
     def _pin_signed(self, why: str, receipt: bytes) -> None:
-        records = [cid for cid in evidence.reach(self._store, receipt) if cid[:4] == c.DAG_CBOR]
+        records = [cid for cid in evidence.reach(self._store, receipt, files=False) if cid[:4] == c.DAG_CBOR]
         self._pins.pin(why, [cid for cid in records if self._store.has(cid)], Visibility.POOL)
 
     def load(self, jobs: Mapping[int, Job]) -> None:

@@ -32,7 +32,7 @@ from hypothesis.stateful import (
 from ipos.pool import job as j
 from ipos.pool import lease as l
 from ipos.pool import task as t
-from ipos.pool.journal import JobRow, Journal, TaskRow, Times
+from ipos.pool.journal import Answer, JobRow, Journal, TaskRow, Times
 from ipos.testing.world import inline
 from ipos.wire.errors import Refused
 
@@ -55,13 +55,14 @@ TASK_STATES = st.one_of(
     st.builds(t.GivenUp, reason=st.text(max_size=9)),
 )
 BODIES = st.binary(max_size=30) | st.integers(0, 60_000).map(bytes)  # some larger than a page
+ANSWERS = st.builds(Answer, BODIES, st.none() | BODIES, st.text(max_size=9), st.sampled_from(("none", "full")))
 NOTES = st.one_of(
     st.tuples(st.just("job"), st.sampled_from(JOBS), BODIES, JOB_STATES, BODIES),
     st.tuples(st.just("job_state"), st.sampled_from(JOBS), JOB_STATES, BODIES),
     st.tuples(st.just("task"), st.sampled_from(JOBS), st.sampled_from(TASKS), st.text(max_size=9), BODIES, TASK_STATES),
     st.tuples(st.just("task_state"), st.sampled_from(JOBS), st.sampled_from(TASKS), TASK_STATES),
-    st.tuples(st.just("result"), st.sampled_from(KEYS), BODIES),
-    st.tuples(st.just("forget_result"), st.sampled_from(KEYS)),
+    st.tuples(st.just("answer"), st.sampled_from(KEYS), ANSWERS),
+    st.tuples(st.just("forget_answer"), st.sampled_from(KEYS)),
     st.tuples(st.just("time"), st.sampled_from(KEYS), st.floats(0, 1e9), st.floats(0, 1e6)),
     st.tuples(st.just("note"), st.sampled_from(WORDS), st.text(max_size=9)),
 )
@@ -73,7 +74,7 @@ class Plain:
     def __init__(self) -> None:
         self.jobs: dict[int, JobRow] = {}
         self.tasks: dict[tuple[int, int], TaskRow] = {}
-        self.results: dict[bytes, bytes] = {}
+        self.answers: dict[bytes, Answer] = {}
         self.times: dict[bytes, Times] = {}
         self.words: dict[str, str] = {}
 
@@ -89,10 +90,10 @@ class Plain:
             case ("task_state", job, i, state):
                 if (job, i) in self.tasks:
                     self.tasks[job, i] = self.tasks[job, i]._replace(state=state)
-            case ("result", task, body):
-                self.results[task] = body
-            case ("forget_result", task):
-                self.results.pop(task, None)
+            case ("answer", task, answer):
+                self.answers[task] = answer
+            case ("forget_answer", task):
+                self.answers.pop(task, None)
             case ("time", program, x, y):
                 o = self.times.get(program, Times())
                 self.times[program] = Times(o.n + 1, o.sx + x, o.sy + y, o.sxx + x * x, o.sxy + x * y)
@@ -105,7 +106,7 @@ class Plain:
         return (
             [self.jobs[id] for id in sorted(self.jobs)],
             {job: [self.tasks[job, i] for i in TASKS if (job, i) in self.tasks] for job in JOBS},
-            [self.results.get(key) for key in KEYS],
+            [self.answers.get(key) for key in KEYS],
             [self.times.get(key, Times()) for key in KEYS],
             [self.words.get(word) for word in WORDS],
         )
@@ -116,7 +117,7 @@ def content(journal: Journal) -> tuple[Any, ...]:
     return (
         journal.jobs(),
         {job: journal.tasks(job) for job in JOBS},
-        [journal.result_of(key) for key in KEYS],
+        [journal.answer_of(key) for key in KEYS],
         [journal.times(key) for key in KEYS],
         [journal.meta(word) for word in WORDS],
     )

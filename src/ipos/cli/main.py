@@ -106,6 +106,22 @@ def parser() -> argparse.ArgumentParser:
     handing = add("handover", "stop a task and put it into a file, to go on anywhere")
     handing.add_argument("task", metavar="TASK", help="a job's number, 7.3, or a task's CID")
     handing.add_argument("-o", "--output", required=True, metavar="F.car")
+    receipt = add("receipt", "who computed a task, signed; with -o all that a stranger needs to check it, in a file")
+    receipt.add_argument("task", metavar="TASK", help="a job's number, 7.3, or a task's CID")
+    receipt.add_argument("-o", "--output", metavar="F.car")
+    receipt.add_argument(
+        "--saves",
+        type=int,
+        default=0,
+        metavar="N",
+        help="run it again here and add N saves: intervals become cheap to check",
+    )
+    verifying = add("verify", "judge a receipt: signatures, and the program run again; needs no node and no network")
+    verifying.add_argument("file", metavar="F.car")
+    how = verifying.add_mutually_exclusive_group()
+    how.add_argument("--full", action="store_true", help="run all of it again")
+    how.add_argument("--mark", type=int, metavar="N", help="run the interval again that ends with mark N")
+    verifying.add_argument("--seed", type=int, metavar="S", help="which interval is drawn, if none is named")
     add("marks", "the chain of marks of a task in the engine: work and state root").add_argument("task", metavar="TASK")
     add("jobs", "the jobs of this machine").add_argument("number", nargs="?", type=int, help="one job, with its tasks")
     add("wait", "follow a job to its end").add_argument("number", type=int)
@@ -208,11 +224,16 @@ def main(argv: list[str] | None = None) -> int:
     import asyncio
     from collections.abc import Awaitable
 
+    if arguments.command == "verify":
+        from ipos.cli import verify
+
+        return verify.verify(arguments)
+
     async def done(work: Awaitable[int]) -> int:
         return await work
 
     try:
-        if arguments.command in ("map", "run", "wait", "resume", "handover", "marks"):
+        if arguments.command in ("map", "run", "wait", "resume", "handover", "marks", "receipt"):
             from ipos.cli import work
 
             return asyncio.run(done(work.COMMANDS[arguments.command](arguments)))

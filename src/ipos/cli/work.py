@@ -199,12 +199,10 @@ async def _ran(client: Client, job: int, follower: Follower, end: dict[str, Any]
     if arguments.json:
         same = {key: status.get(key) for key in ("task", "exit", "stdout", "stderr", "dir", "cached")}
         same |= {key: status.get(key) or None for key in ("work", "root", "resumed_at", "note", "killed")}
-        print(json.dumps({**same, "receipt": None, "node": state.get("node"), "job": job}))
+        same |= {key: status.get(key) for key in ("receipt", "by", "verified")}
+        print(json.dumps({**same, "node": state.get("node"), "job": job}))
     elif status.get("cached"):
-        print(
-            "ipos: the same task ran before; this is its result from the store (--fresh runs it again)",
-            file=sys.stderr,
-        )
+        print(f"ipos: {cached(status)}", file=sys.stderr)
     if status.get("note"):
         print(f"ipos: {status['note']}", file=sys.stderr)
     if end.get("trouble"):
@@ -215,6 +213,15 @@ async def _ran(client: Client, job: int, follower: Follower, end: dict[str, Any]
     if end.get("trouble") and code == 0:
         return 125
     return code if code >= 0 else 128 - code
+
+
+def cached(status: dict[str, object]) -> str:
+    """That a result is an old one, whose it is and how sure."""
+    by = f" on {status['by']}" if status.get("by") else ""
+    how = {"none": "nobody signed it", "receipt": "its receipt is signed"}.get(
+        str(status["verified"]), f"verified: {status['verified']}"
+    )
+    return f"the same task ran before{by} ({how}); this is its result from the store (--fresh runs it again)"
 
 
 async def wait(arguments: Arguments) -> int:
@@ -246,6 +253,38 @@ async def handover(arguments: Arguments) -> int:
     return 0
 
 
+async def receipt(arguments: Arguments) -> int:
+    if arguments.saves and not arguments.output:
+        raise Refused("--saves puts saves into the file: say which with -o F.car")
+    async with node() as client:
+        path = os.path.abspath(arguments.output) if arguments.output else ""
+        answer = await ask(client, "evidence", task=arguments.task, path=path)
+    if arguments.saves:
+        from ipos.cli.verify import add_saves
+
+        answer |= await asyncio.to_thread(add_saves, path, arguments.saves, arguments.json)
+    print(json.dumps(answer) if arguments.json else told(answer))
+    return 0
+
+
+def told(answer: dict[str, Any]) -> str:
+    """A receipt as people read it."""
+    what = f"task {answer['job']}.{answer['i']} ({answer['name']})"
+    who = f"{answer['node']} of account {answer['account']}"
+    if answer["native"]:
+        words = f"{what}: {who} says that it ran this native program; that proves who says so, not that it is right"
+    else:
+        since = f"from {answer['since'] / 1e9:.2f} " if answer["since"] else ""
+        words = f"{what}: {who} computed it {since}to {answer['work'] / 1e9:.2f} Gop in engine {answer['engine']}"
+        words += f"; root {answer['root']}" if answer["root"] else ""
+    words += f"\nreceipt {answer['receipt']}, signed by run key {answer['run']}"
+    words += f"; others computed before it: {answer['before']}" if answer["before"] else ""
+    if "path" in answer:
+        saves = f", {answer['saves']} saves" if answer.get("saves") else ""
+        words += f"\n{answer['path']}: {answer['bytes'] / limits.MiB:.2f} MiB{saves}; ipos verify judges it, anywhere"
+    return words
+
+
 async def marks(arguments: Arguments) -> int:
     async with node() as client:
         answer = await ask(client, "find", task=arguments.task)
@@ -262,5 +301,5 @@ async def marks(arguments: Arguments) -> int:
 
 
 COMMANDS: dict[str, Callable[[Arguments], Awaitable[int]]] = {
-    "map": map_, "run": run, "wait": wait, "resume": resume, "handover": handover, "marks": marks,
+    "map": map_, "run": run, "wait": wait, "resume": resume, "handover": handover, "marks": marks, "receipt": receipt,
 }  # fmt: skip

@@ -43,6 +43,7 @@ from ipos.pool.journal import Journal, Offload
 from ipos.pool.member import Member
 from ipos.pool.native.executor import NativeExecutor
 from ipos.pool.pinning import Pinning
+from ipos.pool.receipt import Receipts
 from ipos.pool.records import Result
 from ipos.pool.saves import Holds, Save
 from ipos.pool.spec import parse as parse_spec
@@ -111,12 +112,14 @@ class Node:
         self._members: dict[str, asyncio.Task[None]] = {}
         self.pins = pins
         holds, pinning = Holds(pins), Pinning(pins, store, offload)
+        receipts = Receipts(run_key, net.peer, lambda: self.mine, store)
         self.holding = Holding(
             clock=clock, store=store, journal=journal, executor=executor, load=load, fetch=net.fetch, holds=holds,
-            pinning=pinning, offload=offload, node=net.peer,
+            pinning=pinning, receipts=receipts, offload=offload, node=net.peer,
         )  # fmt: skip
         self.coordinator = Coordinator(
-            clock=clock, store=store, journal=journal, fetch=net.fetch, holds=holds, pinning=pinning, offload=offload,
+            clock=clock, store=store, journal=journal, fetch=net.fetch, holds=holds, pinning=pinning, receipts=receipts,
+            offload=offload,
             node=net.peer, deliver=self._deliver,
         )  # fmt: skip
         self.joining = Joining(
@@ -298,7 +301,7 @@ class Node:
         try:
             rows, known = await prepare.prepare(
                 job, store=self.store, journal=self.journal, offload=self.offload, names=set(self.names().values()),
-                images=self.home / "env" / "images", say=lambda text: job.say(None, text),
+                account=self.mine.account, images=self.home / "env" / "images", say=lambda text: job.say(None, text),
             )  # fmt: skip
         except OSError as error:
             self.coordinator.unprepared(job, str(error))
@@ -311,7 +314,8 @@ class Node:
             job.say(None, "")
             resume = job.spec.resume
             if resume is not None and resume.save is not None and 0 not in known:
-                self.coordinator.keeping.put(job, rows[0], Save(c.parse(resume.save), resume.work))
+                receipt = c.parse(resume.receipt) if resume.receipt is not None else None
+                self.coordinator.keeping.put(job, rows[0], Save(c.parse(resume.save), resume.work, receipt))
             self.coordinator.prepared(job, rows, known)
         handed = job.spec.stdin
         if handed is not None and Path(handed).parent == Home(self.home).handed:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ipos.pool import data
+from ipos.pool import data, evidence
 from ipos.pool import task as t
 from ipos.pool.jobs import Job, Row
+from ipos.pool.receipt import describe
 from ipos.pool.records import EngineRun, Result, Task
-from ipos.pool.saves import HandOver, Save, engine_run, head_of, verified
+from ipos.pool.saves import HandOver, Save, engine_run, head_of, identity, verified
 from ipos.pool.spec import JobSpec, Resume, Wasm
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
-from ipos.store.car import Reader
-from ipos.store.car import write as write_car
+from ipos.store.car import Reader, write_file
 from ipos.tree.file import Caller
 from ipos.vm.version import version
 from ipos.wire import limits
@@ -45,14 +44,17 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HandOvers:
-    """/job/find, suspend, resume, handover: a question in JSON, an answer in JSON."""
+    """/job/find, suspend, resume, handover, evidence: a question in JSON, an answer in JSON."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
 
     def answers(self) -> dict[str, Any]:
         """Name of the file -> what answers it."""
-        return {"find": self.find, "suspend": self.suspend, "resume": self.resume, "handover": self.hand_over}
+        return {
+            "find": self.find, "suspend": self.suspend, "resume": self.resume, "handover": self.hand_over,
+            "evidence": self.evidence,
+        }  # fmt: skip
 
     @staticmethod
     def _question(caller: Caller, body: bytes) -> Question:
@@ -85,11 +87,33 @@ class HandOvers:
     @staticmethod
     def _answer(job: Job, row: Row, **more: Any) -> str:
         work = row.save.work if row.save is not None else 0
-        answer = {"job": job.id, "i": row.i, "task": c.text(row.cid), "state": row.word, "work": work, **more}
+        answer = {"job": job.id, "i": row.i, "task": c.text(row.cid), "state": row.word, "work": work} | more
         return msgspec.json.encode(answer).decode()
 
     async def find(self, caller: Caller, body: bytes) -> str:
         return self._answer(*self._find(self._question(caller, body).task))
+
+    async def evidence(self, caller: Caller, body: bytes) -> str:
+        """A task's receipt; with a `path`, it and all that it names in a CAR there."""
+        question = self._question(caller, body)
+        job, row = self._find(question.task)
+        if not isinstance(row.state, t.Done):
+            raise Refused(f"task {job.id}.{row.i} has no receipt: it is {row.word}")
+        if not row.state.receipt:
+            raise Refused(
+                f"task {job.id}.{row.i} has no receipt: nobody signed its result (ipos run --fresh runs it again)"
+            )
+        receipt = c.parse(row.state.receipt)
+        answer = {**describe(self._node.store, receipt), "name": row.task.name}
+        if question.path:
+            path = Path(question.path)
+            if not path.parent.is_dir():
+                raise Refused(f"{question.path}: there is no such directory to write the CAR to")
+            task = (row.cid, row.record)
+            await self._node.offload(lambda: self._node.store.put([task]))
+            count = await self._node.offload(lambda: evidence.pack(self._node.store, receipt, path))
+            answer |= {"path": str(path), "bytes": count}
+        return self._answer(job, row, **answer)
 
     # ---- stop
 
@@ -175,28 +199,18 @@ class HandOvers:
         await self._stop(job, row)
         store, save, task = self._node.store, row.save, row.task
         record = HandOver(
-            task=row.cid, save=save.cid if save else None, work=save.work if save else 0, engine=version()
-        )
+            task=row.cid, save=save.cid if save else None, work=save.work if save else 0, engine=version(),
+            ext={"receipt": c.text(save.receipt)} if save is not None and save.receipt is not None else {},
+        )  # fmt: skip
         blocks = [data.record_block(record), (row.cid, row.record)]
 
         def pack() -> int:
             store.put(blocks)
             roots = [cid for cid, _ in blocks] + data.roots(task) + ([save.cid] if save is not None else [])
             cids = [cid for root in roots for cid in unixfs.reach(store, root)]
-            try:
-                with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".ipos-", delete=False) as out:
-                    try:
-                        count = write_car(out, blocks[0][0], cids, store)
-                        os.fsync(out.fileno())
-                        os.replace(out.name, path)
-                    except BaseException:
-                        os.unlink(out.name)
-                        raise
-            except OSError as error:
-                if isinstance(error, Refused):
-                    raise
-                raise Refused(f"{path} cannot be written: {os.strerror(error.errno or 0)}") from None
-            return count
+            if save is not None and save.receipt is not None:
+                cids += evidence.reach(store, save.receipt)
+            return write_file(path, blocks[0][0], cids, store)
 
         count = await self._node.offload(pack)
         answer = self._answer(job, row, path=str(path), bytes=count)
@@ -215,7 +229,8 @@ class HandOvers:
         task = msgspec.structs.replace(task, environment=cid_of(run))
         blocks: list[tuple[bytes, bytes]] = [data.record_block(each) for each in _records(run, task)]
         await self._node.offload(lambda: store.put(blocks))
-        save = Save(record.save, record.work) if record.save is not None else None
+        receipt = c.parse(record.ext["receipt"]) if "receipt" in record.ext else None
+        save = Save(record.save, record.work, receipt) if record.save is not None else None
         wasm = Wasm(memory_bytes=run.memory_bytes, work=run.work, mark_every=run.mark_every, seed=run.seed, env=run.env)
         spec = JobSpec(program=f"/{task.name}", wasm=wasm, resume=_resume(task, save))
         return await self._submit(spec, task, save)
@@ -226,8 +241,11 @@ def _records(*records: Record) -> tuple[Record, ...]:
 
 
 def _resume(task: Task, save: Save | None) -> Resume:
-    named = (c.text(save.cid), save.work) if save is not None else (None, 0)
-    return Resume(c.text(cid_of(task)), *named)
+    if save is None:
+        return Resume(c.text(cid_of(task)), None, 0)
+    return Resume(
+        c.text(cid_of(task)), c.text(save.cid), save.work, c.text(save.receipt) if save.receipt is not None else None
+    )
 
 
 def _import(store: BlockStore, path: Path, scratch: Path) -> tuple[HandOver, Task, EngineRun]:
@@ -263,11 +281,21 @@ def _import(store: BlockStore, path: Path, scratch: Path) -> tuple[HandOver, Tas
         for root in [*data.roots(task), *([record.save] if record.save is not None else [])]:
             if missing := unixfs.missing(store, root):
                 raise Refused(f"{path} is not whole: block {c.text(missing[0])} is not in it")
+        if "receipt" in record.ext:
+            _check_receipt(store, c.parse(record.ext["receipt"]), task, run, record)
         if record.save is not None and verified(store, record.save, scratch).work != record.work:
             raise BadRecord("work", "not that of the save")
     except BadRecord as bad:
         raise Refused(f"{path} is no handed-over task: {bad}") from None
     return record, task, run
+
+
+def _check_receipt(store: BlockStore, cid: bytes, task: Task, run: EngineRun, record: HandOver) -> None:
+    """`BadRecord` unless it says who computed this task up to this save."""
+    receipt = evidence.chain(store, cid)[0]
+    other = decode(Task, store.get(receipt.task))
+    if identity(other, engine_run(store, other)) != identity(task, run) or receipt.work != record.work:
+        raise BadRecord("ext.receipt", "it is for another task, or for another moment of it")
 
 
 async def marks(store: BlockStore, row: Row) -> str:

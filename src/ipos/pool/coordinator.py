@@ -12,18 +12,19 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from ipos.pool import data, estimate
+from ipos.pool import data, estimate, verified
 from ipos.pool import job as j
 from ipos.pool import lease as l
 from ipos.pool import task as t
 from ipos.pool.dealing import Dealing
 from ipos.pool.held import process_name
 from ipos.pool.jobs import Job, Row
-from ipos.pool.journal import Journal, Offload
+from ipos.pool.journal import Answer, Journal, Offload
 from ipos.pool.keeping import Keeping
 from ipos.pool.machine import Ignored, Instruction
 from ipos.pool.member import Member
 from ipos.pool.pinning import Pinning
+from ipos.pool.receipt import Receipts
 from ipos.pool.records import Deal, Result
 from ipos.pool.records import Task as TaskRecord
 from ipos.pool.saves import Holds, Save
@@ -53,6 +54,7 @@ class Coordinator:
         fetch: data.Fetch,
         holds: Holds,
         pinning: Pinning,
+        receipts: Receipts,
         offload: Offload,
         node: str,
         deliver: Callable[[Job, Row], Awaitable[None]],
@@ -62,6 +64,7 @@ class Coordinator:
         self.journal = journal
         self.fetch = fetch
         self.node = node
+        self.receipts = receipts
         self.jobs: dict[int, Job] = {}
         self.members: dict[str, Member] = {}
         self.trouble = ""  # the sentence of what keeps the coordinator from going on, for /status
@@ -131,8 +134,8 @@ class Coordinator:
         self.jobs[job.id] = job
         self.journal.job(job.id, job.spec_bytes, job.state, job.note())
 
-    def prepared(self, job: Job, rows: list[Row], known: dict[int, tuple[bytes, Result]]) -> None:
-        """The tasks of a job; `known`: those that have a result already, (CID, record) by index."""
+    def prepared(self, job: Job, rows: list[Row], known: dict[int, Answer]) -> None:
+        """The tasks of a job; `known`: those that have a result already, by index, in the store."""
         if not isinstance(job.state, j.Preparing):
             return
         job.rows = rows
@@ -141,9 +144,15 @@ class Coordinator:
         for row in rows:
             self.journal.task(job.id, row.i, row.name, row.record, row.state)
         self._step_job(job, j.Prepared(len(rows), self.clock.wall()))
-        for i, (cid, result) in known.items():
-            self._pinning.result(job.id, cid, result)
-            self._apply(job, rows[i], t.Resulted("", "", c.text(cid), result.ok, self.clock.now()))
+        for i, answer in known.items():
+            cid, result = c.of_dag_cbor(answer.result), decode(Result, answer.result)
+            receipt = c.of_dag_cbor(answer.receipt) if answer.receipt is not None else None
+            self._pinning.result(job.id, cid, result, receipt)
+            words = c.text(receipt) if receipt is not None else ""
+            now = self.clock.now()
+            self._apply(
+                job, rows[i], t.Resulted("", "", c.text(cid), result.ok, now, receipt=words, verified=answer.verified)
+            )
         self._wake.set()
 
     def unprepared(self, job: Job, sentence: str) -> None:
@@ -322,6 +331,11 @@ class Coordinator:
 
     def _deal(self, job: Job, row: Row, member: Member, id: str) -> None:
         blocks = data.inline(self.store, row.task, member.known)
+        ext = {"verified": job.spec.verified} if job.spec.verified != verified.NONE else {}
+        receipt = self.keeping.dealt(job, row.save) if row.save is not None else None
+        if receipt is not None:
+            blocks = (*blocks, self.store.get(receipt))
+            ext["receipt"] = c.text(receipt)
         member.known.update(data.roots(row.task))
         member.deal(
             Deal(
@@ -334,6 +348,7 @@ class Coordinator:
                 blocks=blocks,
                 save=row.save.cid if row.save is not None else None,
                 save_every_ms=round(job.spec.save_every_s * 1000),
+                ext=ext,
             )
         )
 
@@ -419,8 +434,26 @@ class Coordinator:
         """A holder has a newer save. It may offer the next one when this one is here, or of no use."""
         id: str = event["lease"]
         if (found := self._leases.get(id)) is not None:
-            await self.keeping.keep(*found, Save(c.parse(event["save"]), event["work"]), member.node)
+            await self.keeping.keep(*found, self._signed_save(member, found[1], event), member.node)
         member.tell(f"kept {id}")
+
+    def _signed_save(self, member: Member, row: Row, event: dict[str, Any]) -> Save:
+        """What an event offers. A receipt that is none is left away: the save is of use all the same, by its own root."""
+        receipt = self._receipt(event, row.cid, None, member.node)
+        return Save(c.parse(event["save"]), event["work"], receipt)
+
+    def _receipt(self, event: dict[str, Any], task: bytes, result: bytes | None, node: str) -> bytes | None:
+        """The CID of the receipt in an event, which is in the store then; None if there is none that can be believed."""
+        if not event.get("receipt"):
+            return None
+        try:
+            body, machines = (base64.b64decode(event[key]) for key in ("receipt", "machines"))
+            blocks = self.receipts.accept(body, machines, task, result, node)
+        except OSError as error:
+            log.warning("the receipt of %s for %s: %s", node, event["lease"], error)
+            return None
+        self.store.put(blocks)
+        return blocks[0][0]
 
     async def _stopped(self, member: Member, event: dict[str, Any]) -> None:
         """A holder has stopped a task on its owner's word."""
@@ -430,7 +463,7 @@ class Coordinator:
         self._fetching.add(id)
         try:
             if (found := self._leases.get(id)) is not None and event["save"] is not None:
-                await self.keeping.keep(*found, Save(c.parse(event["save"]), event["work"]), member.node)
+                await self.keeping.keep(*found, self._signed_save(member, found[1], event), member.node)
         finally:
             self._fetching.discard(id)
         self._of_lease(id, l.GivenBack(self.clock.now(), "stopped by its owner", False))
@@ -465,12 +498,13 @@ class Coordinator:
             return
         data.take(self.store, data.results(result), (base64.b64decode(block) for block in event["blocks"]))
         if all(data.complete(self.store, cid) for cid in data.results(result)):
-            self._resulted(member, job, row, id, result)
+            self._resulted(member, job, row, event, result)
             return
         self._fetching.add(id)
-        self._spawn(self._bring(member, job, row, id, result))
+        self._spawn(self._bring(member, job, row, event, result))
 
-    async def _bring(self, member: Member, job: Job, row: Row, id: str, result: Result) -> None:
+    async def _bring(self, member: Member, job: Job, row: Row, event: dict[str, Any], result: Result) -> None:
+        id: str = event["lease"]
         try:
             for cid in data.results(result):
                 await data.bring(self.store, cid, self.fetch, (member.node,), self.clock)
@@ -480,7 +514,7 @@ class Coordinator:
             return
         finally:
             self._fetching.discard(id)
-        self._resulted(member, job, row, id, result)
+        self._resulted(member, job, row, event, result)
 
     def _of_id(self, id: str) -> tuple[Job, Row] | None:
         """The task of a lease that was given up: first result wins."""
@@ -490,13 +524,17 @@ class Coordinator:
             return None
         return job, job.rows[int(parts[1])]
 
-    def _resulted(self, member: Member, job: Job, row: Row, id: str, result: Result) -> None:
+    def _resulted(self, member: Member, job: Job, row: Row, said: dict[str, Any], result: Result) -> None:
+        id: str = said["lease"]
         cid, body = data.record_block(result)
         self.store.put([(cid, body)])
-        self._pinning.result(job.id, cid, result)
+        receipt = self._receipt(said, row.cid, cid, result.node)
+        self._pinning.result(job.id, cid, result, receipt)
+        level = verified.NONE if receipt is None else verified.RECEIPT
         wall = result.wall_ms / 1000
         if result.ok:
-            self.journal.result(result.task, body)
+            signed = self.store.get(receipt) if receipt is not None else None
+            self.journal.answer(result.task, Answer(body, signed, self.receipts.account, level))
             beat = member.beat
             alone = wall * beat.speed * estimate.share(beat.cores, min(member.ours, beat.slots), beat.foreign)
             self.journal.time(row.task.program, job.size(row), alone)
@@ -507,10 +545,13 @@ class Coordinator:
         if resumed and not retry:
             job.info.resumed += 1
         if "save" in result.ext:
-            self.keeping.put(job, row, Save(c.parse(result.ext["save"]), int(result.ext["save_work"])))
+            self.keeping.put(job, row, Save(c.parse(result.ext["save"]), int(result.ext["save_work"]), receipt))
         elif not retry:
             self.keeping.forget(job, row)
-        event = t.Resulted(id, member.node, c.text(cid), result.ok, self.clock.now(), wall, retry, resumed)
+        event = t.Resulted(
+            id, member.node, c.text(cid), result.ok, self.clock.now(), wall, retry, resumed,
+            c.text(receipt) if receipt is not None else "", level,
+        )  # fmt: skip
         self._apply(job, row, event)
 
 

@@ -8,7 +8,9 @@ from typing import Any
 from ipos.pool import holder as h
 from ipos.pool import saves
 from ipos.pool.execute import Run
-from ipos.pool.records import Deal, Result
+from ipos.pool.journal import Answer
+from ipos.pool.receipt import Segment
+from ipos.pool.records import Deal
 from ipos.wire.record import cid_of
 
 
@@ -25,12 +27,14 @@ class Held:
         self.deal = deal
         self.state: h.State = h.Queued(deal.id, deal.grace_ms / 1000, at)
         self.run: Run | None = None
-        self.ready: asyncio.Task[Result | None] | None = None
+        self.ready: asyncio.Task[Answer | None] | None = None
         self.work: asyncio.Task[None] | None = None
         self.outcome: dict[str, Any] | None = None
         self.says = "waits for a slot"
         self.offered: saves.Save | None = None  # to the coordinator, which has not said that it has it
         self.offering = False
+        self.signed: tuple[bytes, ...] = ()  # the receipt up to what is offered, and the machine list that it names
+        self.segment = Segment()
         self.stopping = False
         self.began: float | None = None
         self.off = False

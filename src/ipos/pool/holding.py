@@ -15,14 +15,15 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from ipos.pool import data, saves
+from ipos.pool import data, saves, verified
 from ipos.pool import holder as h
 from ipos.pool.execute import Executor, Ran
 from ipos.pool.held import Held, process_name
-from ipos.pool.journal import Journal, Offload
-from ipos.pool.offering import Offering, figures, saved, stopped
+from ipos.pool.journal import Answer, Journal, Offload
+from ipos.pool.offering import Offering, figures, saved, signed, stopped
 from ipos.pool.pinning import Pinning
-from ipos.pool.records import Deal, Result
+from ipos.pool.receipt import Receipts, Segment
+from ipos.pool.records import Deal, Receipt, Result
 from ipos.store import cid as c
 from ipos.store.blocks import BlockStore
 from ipos.tree.file import Caller
@@ -30,7 +31,7 @@ from ipos.tree.synthetic import Events
 from ipos.wire import limits
 from ipos.wire.clock import Clock
 from ipos.wire.errors import Refused
-from ipos.wire.record import decode, encode
+from ipos.wire.record import cid_of, decode, encode
 
 log = logging.getLogger("ipos.holding")
 
@@ -63,6 +64,7 @@ class Holding:
         fetch: data.Fetch,
         holds: saves.Holds,
         pinning: Pinning,
+        receipts: Receipts,
         offload: Offload,
         node: str,
     ) -> None:
@@ -80,7 +82,8 @@ class Holding:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._last_beat = 0.0
         self._alone: dict[str, asyncio.Lock] = {}
-        self.offering = Offering(holds, offload, self._tell, self._spawn)
+        self.receipts = receipts
+        self.offering = Offering(store, holds, receipts, offload, self._tell, self._spawn)
         self._pinning = pinning
         self._closing = False
 
@@ -104,7 +107,8 @@ class Holding:
         if deal.epoch < highest:
             raise Refused(f"job {deal.job} has a newer coordinator (epoch {highest}, this deal says {deal.epoch})")
         self._epochs[caller.node, deal.job] = deal.epoch
-        data.take(self.store, data.roots(deal.task), deal.blocks)
+        before = [c.parse(deal.ext["receipt"])] if "receipt" in deal.ext else []
+        data.take(self.store, [*data.roots(deal.task), *before], deal.blocks)
         held = Held(caller.node, deal, self.clock.now())
         self.leases[key] = held
         self._tell(held, {"event": "lease", "lease": deal.id, "state": "queued"})
@@ -278,7 +282,7 @@ class Holding:
             return await self._run(held, key)
         identity = saves.identity(task, saves.engine_run(self.store, task))
         async with self._alone.setdefault(identity, asyncio.Lock()):  # two runs would write one save
-            if not held.deal.fresh and (known := self._known(held.task_cid)) is not None:
+            if not held.deal.fresh and (known := self._known(held.deal, held.task_cid)) is not None:
                 return self._ended(held, known, cached=True)
             return await self._run(held, key)
 
@@ -287,6 +291,7 @@ class Holding:
         if held.stopping:
             return stopped(held, None)
         held.says = "runs"
+        held.segment = self._segment(held.deal)
         held.run = await self.executor.start(key, task, held.deal.save)
         if isinstance(held.state, h.Paused):
             held.run.pause()
@@ -318,15 +323,27 @@ class Holding:
             node=self.node,
             ext=ext,
         )
+        signed = self.receipts.of_result(task, result, held.segment)
+        known = Answer(encode(result), encode(signed), signed.account, verified.RECEIPT)
         if result.ok:
-            self.journal.result(held.task_cid, encode(result))
+            self.journal.answer(held.task_cid, known)
             await self.journal.commit()
-        return self._ended(held, result, cached=False)
+        return self._ended(held, known, cached=False)
 
-    async def _readied(self, held: Held) -> Result | None:
+    def _segment(self, deal: Deal) -> Segment:
+        """Where this node begins: where the receipt before ends. A save that nobody signed for begins nowhere."""
+        if "receipt" in deal.ext:
+            before = decode(Receipt, self.store.get(c.parse(deal.ext["receipt"])))
+            return Segment(before.work, before.root, cid_of(before))
+        if deal.save is None:
+            return Segment()
+        head = saves.head_of(self.store, deal.save) if deal.task.in_engine else None
+        return Segment(head.work, head.root.hex()) if head is not None else Segment()
+
+    async def _readied(self, held: Held) -> Answer | None:
         """Everything but the running itself, or the result if it is known already."""
         task = held.deal.task
-        if not held.deal.fresh and (known := self._known(held.task_cid)) is not None:
+        if not held.deal.fresh and (known := self._known(held.deal, held.task_cid)) is not None:
             return known
 
         def say(text: str) -> None:
@@ -346,23 +363,23 @@ class Holding:
         await asyncio.wait((held.ready,))
         await self.executor.discard(self.name(held))
 
-    def _known(self, task: bytes) -> Result | None:
-        body = self.journal.result_of(task)
-        if body is None:
-            return None
-        result = decode(Result, body)
-        complete = all(data.complete(self.store, cid) for cid in data.results(result))
-        return result if complete else None
+    def _known(self, deal: Deal, task: bytes) -> Answer | None:
+        return verified.known(
+            self.journal, self.store, task, self.receipts.account, deal.ext.get("verified", verified.NONE)
+        )
 
-    def _ended(self, held: Held, result: Result, cached: bool) -> dict[str, Any]:
+    def _ended(self, held: Held, known: Answer, cached: bool) -> dict[str, Any]:
+        result = decode(Result, known.result)
         small = data.small(self.store, data.results(result))
         self._pinning.lease(_result_of(held), result)
+        named = self.receipts.with_list(known.receipt)
         return {
             "event": "ended",
             "lease": held.deal.id,
-            "result": base64.b64encode(encode(result)).decode(),
+            "result": base64.b64encode(known.result).decode(),
             "cached": cached,
             "blocks": [base64.b64encode(block).decode() for block in small],
+            **signed(named),
         }
 
     def _stop(self, held: Held) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import msgspec
 
 from ipos.pool import task as t
 from ipos.pool.coordinator import Coordinator
 from ipos.pool.jobs import Job, Row
-from ipos.pool.records import Result
+from ipos.pool.receipt import describe
+from ipos.pool.records import Receipt, Result
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
@@ -102,6 +104,21 @@ def _task_dir(coordinator: Coordinator, job: Job, row: Row, store: BlockStore, m
 
         return Blob(read, size)
 
+    def signed() -> dict[str, Any]:
+        """Whose the result is, and how sure."""
+        state = row.state
+        if not state.receipt:
+            return {"receipt": None, "verified": state.verified or None}
+        receipt = decode(Receipt, store.get(c.parse(state.receipt)))
+        by = job.names.get(receipt.node, receipt.node)
+        return {"receipt": state.receipt, "by": by, "account": receipt.account, "verified": state.verified}
+
+    def receipt() -> str:
+        state = row.state
+        if not isinstance(state, t.Done) or not state.receipt:
+            return ""
+        return lines(describe(store, c.parse(state.receipt)))
+
     def status() -> str:
         ended = result()
         pairs = {**job.line(row), "task": c.text(row.cid), "attempts": row.state.attempt}
@@ -118,6 +135,7 @@ def _task_dir(coordinator: Coordinator, job: Job, row: Row, store: BlockStore, m
                 **{key: int(ended.ext[key]) for key in ("work", "resumed_at") if key in ended.ext},
                 "root": ended.ext.get("root"),
                 "note": ended.ext.get("note"),
+                **signed(),
             }
         return lines(pairs)
 
@@ -129,5 +147,6 @@ def _task_dir(coordinator: Coordinator, job: Job, row: Row, store: BlockStore, m
             "stdout": output("stdout"),
             "stderr": output("stderr"),
             "marks": Text(lambda: marks(store, row)),
+            "receipt": Text(receipt),
         }
     )

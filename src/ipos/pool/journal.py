@@ -21,15 +21,25 @@ from ipos.pool import task as t
 from ipos.wire import limits
 from ipos.wire.errors import Refused
 
-SCHEMA = 2  # 2: saves of tasks, suspended tasks
+SCHEMA = 3  # 2: saves of tasks, suspended tasks; 3: whose a result is and how it was verified
 TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS jobs (id INTEGER PRIMARY KEY, spec BLOB NOT NULL, state BLOB NOT NULL, note BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS tasks (job INTEGER, i INTEGER, name TEXT NOT NULL, record BLOB NOT NULL, state BLOB NOT NULL,
                                   PRIMARY KEY (job, i)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS saves (job INTEGER, i INTEGER, save BLOB NOT NULL, work INTEGER NOT NULL, PRIMARY KEY (job, i)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS results (task BLOB PRIMARY KEY, result BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS saves (job INTEGER, i INTEGER, save BLOB NOT NULL, work INTEGER NOT NULL, receipt BLOB, PRIMARY KEY (job, i)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS answers (task BLOB PRIMARY KEY, result BLOB NOT NULL, receipt BLOB, account TEXT NOT NULL,
+                                    verified TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS times (program BLOB PRIMARY KEY, n INTEGER, sx REAL, sy REAL, sxx REAL, sxy REAL) WITHOUT ROWID;
+"""
+
+OLDER = f"""
+BEGIN;
+DROP TABLE IF EXISTS results; -- nobody noted whose they were
+DROP TABLE saves;
+CREATE TABLE saves (job INTEGER, i INTEGER, save BLOB NOT NULL, work INTEGER NOT NULL, receipt BLOB, PRIMARY KEY (job, i)) WITHOUT ROWID;
+UPDATE meta SET value='{SCHEMA}' WHERE key='schema';
+COMMIT;
 """
 
 JobState = j.Preparing | j.Working | j.Finished | j.Stopped | j.Refused
@@ -66,6 +76,15 @@ class Times(NamedTuple):
     sxy: float = 0.0
 
 
+class Answer(NamedTuple):
+    """A result that is known: its record, the record of its receipt, the account that computed it, and how it was verified (`verified`)."""
+
+    result: bytes
+    receipt: bytes | None = None
+    account: str = ""
+    verified: str = "none"
+
+
 class Journal:
     """Owned by one node: the home's lock sees to that. Methods that read do so at once; methods that write only note."""
 
@@ -80,9 +99,8 @@ class Journal:
         self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'OFF'}")
         self._db.executescript(TABLES)
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA),))
-        self._db.execute(
-            "UPDATE meta SET value=? WHERE key='schema' AND value='1'", (str(SCHEMA),)
-        )  # it only lacked a table
+        if self.meta("schema") in ("1", "2"):
+            self._db.executescript(OLDER)
         found = self.meta("schema")
         if found != str(SCHEMA):
             raise Refused(f"{path} was written by a newer IPOS (schema {found}, this one reads {SCHEMA}): update IPOS")
@@ -101,17 +119,17 @@ class Journal:
     def task_state(self, job: int, i: int, state: t.State) -> None:
         self._note("UPDATE tasks SET state=? WHERE job=? AND i=?", msgspec.json.encode(state), job, i)
 
-    def save(self, job: int, i: int, save: bytes, work: int) -> None:
-        self._note("INSERT OR REPLACE INTO saves VALUES (?,?,?,?)", job, i, save, work)
+    def save(self, job: int, i: int, save: bytes, work: int, receipt: bytes | None = None) -> None:
+        self._note("INSERT OR REPLACE INTO saves VALUES (?,?,?,?,?)", job, i, save, work, receipt)
 
     def forget_save(self, job: int, i: int) -> None:
         self._note("DELETE FROM saves WHERE job=? AND i=?", job, i)
 
-    def result(self, task: bytes, result: bytes) -> None:
-        self._note("INSERT OR REPLACE INTO results VALUES (?,?)", task, result)
+    def answer(self, task: bytes, answer: Answer) -> None:
+        self._note("INSERT OR REPLACE INTO answers VALUES (?,?,?,?,?)", task, *answer)
 
-    def forget_result(self, task: bytes) -> None:
-        self._note("DELETE FROM results WHERE task=?", task)
+    def forget_answer(self, task: bytes) -> None:
+        self._note("DELETE FROM answers WHERE task=?", task)
 
     def time(self, program: bytes, size: float, seconds: float) -> None:
         self._note(
@@ -146,21 +164,23 @@ class Journal:
             ).fetchall()
         return [TaskRow(i, name, record, _tasks.decode(state)) for i, name, record, state in rows]
 
-    def saves(self, job: int) -> dict[int, tuple[bytes, int]]:
-        """(CID, work) of the saves of a job's tasks, by index."""
+    def saves(self, job: int) -> dict[int, tuple[bytes, int, bytes | None]]:
+        """(CID, work, CID of the receipt up to it) of the saves of a job's tasks, by index."""
         with self._lock:
-            rows = self._db.execute("SELECT i, save, work FROM saves WHERE job=?", (job,)).fetchall()
-        return {i: (save, work) for i, save, work in rows}
+            rows = self._db.execute("SELECT i, save, work, receipt FROM saves WHERE job=?", (job,)).fetchall()
+        return {i: (save, work, receipt) for i, save, work, receipt in rows}
 
     def last_job(self) -> int:
         with self._lock:
             row = self._db.execute("SELECT max(id) FROM jobs").fetchone()
         return row[0] or 0
 
-    def result_of(self, task: bytes) -> bytes | None:
+    def answer_of(self, task: bytes) -> Answer | None:
         with self._lock:
-            row = self._db.execute("SELECT result FROM results WHERE task=?", (task,)).fetchone()
-        return row[0] if row else None
+            row = self._db.execute(
+                "SELECT result, receipt, account, verified FROM answers WHERE task=?", (task,)
+            ).fetchone()
+        return Answer(*row) if row else None
 
     def times(self, program: bytes) -> Times:
         with self._lock:

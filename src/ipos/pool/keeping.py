@@ -47,17 +47,16 @@ class Keeping:
 
     def load(self, job: Job) -> None:
         """From the journal of an earlier life; a save whose blocks are not all here is none."""
-        for i, (cid, work) in self._journal.saves(job.id).items():
+        for i, (cid, work, receipt) in self._journal.saves(job.id).items():
             if i < len(job.rows) and data.complete(self._store, cid):
-                job.rows[i].save = Save(cid, work)
-                self._hold(job, job.rows[i], cid)
+                job.rows[i].save = save = Save(cid, work, receipt)
+                self._hold(job, job.rows[i], save)
 
     async def keep(self, job: Job, row: Row, save: Save, node: str) -> None:
-        """Bring a save here from the node that made it. One that cannot be had is none: the one before stays."""
+        """Bring a save here from the node that made it. One that cannot be had is none: the one before stays. Its receipt is here."""
         if row.save is not None and row.save.work >= save.work:
             return
-        owner = _owner(job, row)
-        coming = owner + " coming"
+        coming = _owner(job, row) + " coming"
         try:
             for _ in range(TRIES):
                 await data.bring(self._store, save.cid, self._fetch, (node,), self._clock)
@@ -67,7 +66,7 @@ class Keeping:
             else:
                 raise Refused("parts of it are gone again")
             if not isinstance(row.state, (t.Done, t.Cancelled)):
-                await self._offload(lambda: self._holds.hold(owner, save.cid))
+                await self._offload(lambda: self._hold_now(_owner(job, row), save))
                 row.save = save
                 self._journal.save(job.id, row.i, *save)
                 await self._journal.commit()
@@ -80,12 +79,24 @@ class Keeping:
     def put(self, job: Job, row: Row, save: Save) -> None:
         """A save that is in the store already."""
         row.save = save
-        self._hold(job, row, save.cid)
+        self._hold(job, row, save)
         self._journal.save(job.id, row.i, *save)
 
-    def _hold(self, job: Job, row: Row, cid: bytes) -> None:
+    def _hold(self, job: Job, row: Row, save: Save) -> None:
         owner = _owner(job, row)
-        self._pinning.later(lambda: self._holds.hold(owner, cid))
+        self._pinning.later(lambda: self._hold_now(owner, save))
+
+    def _hold_now(self, owner: str, save: Save) -> None:
+        self._holds.hold(owner, save.cid)
+        if save.receipt is not None:
+            self._holds.hold(_signed(owner), save.receipt)
+
+    def dealt(self, job: Job, save: Save) -> bytes | None:
+        """Somebody goes on from it: the receipt of who computed it stays with the job. None if there is none."""
+        if save.receipt is None or not self._store.has(save.receipt):
+            return None
+        self._pinning.receipt(job.id, save.receipt)
+        return save.receipt
 
     def forget(self, job: Job, row: Row) -> None:
         """The task needs none any more."""
@@ -94,7 +105,12 @@ class Keeping:
             self._journal.forget_save(job.id, row.i)
             owner = _owner(job, row)
             self._pinning.later(lambda: self._holds.release(owner))
+            self._pinning.later(lambda: self._holds.release(_signed(owner)))
 
 
 def _owner(job: Job, row: Row) -> str:
     return f"save of task {job.id}.{row.i}"
+
+
+def _signed(owner: str) -> str:
+    return f"receipt of {owner}"

@@ -6,16 +6,20 @@ growing queue of them. What is offered stays in the store until then.
 
 from __future__ import annotations
 
+import base64
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from ipos.pool import saves
 from ipos.pool.execute import Run
 from ipos.pool.held import Held
 from ipos.pool.journal import Offload
+from ipos.pool.receipt import Receipts
 from ipos.store import cid as c
+from ipos.store.blocks import BlockStore
 from ipos.vm.plan import RUNNING, Progress
+from ipos.wire.record import encode
 
 Event = dict[str, Any]
 
@@ -25,12 +29,16 @@ class Offering:
 
     def __init__(
         self,
+        store: BlockStore,
         holds: saves.Holds,
+        receipts: Receipts,
         offload: Offload,
         tell: Callable[[Held, Event], None],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
+        self._store = store
         self._holds = holds
+        self._receipts = receipts
         self._offload = offload
         self._tell = tell
         self._spawn = spawn
@@ -57,8 +65,17 @@ class Offering:
             held.offering = False
 
     async def hold(self, held: Held, save: saves.Save) -> None:
+        """Keep it in the store, and sign for what was computed up to it."""
         owner = _owner(held)
         await self._offload(lambda: self._holds.hold(owner, save.cid))
+        held.signed = await self._offload(lambda: self._signed(held, save))
+
+    def _signed(self, held: Held, save: saves.Save) -> tuple[bytes, ...]:
+        if not held.deal.task.in_engine:
+            return ()
+        head = saves.head_of(self._store, save.cid)
+        receipt = self._receipts.of_segment(held.deal.task, held.segment, head.work, head.root.hex())
+        return encode(receipt), self._store.get(receipt.machines)
 
     async def let_go(self, held: Held) -> None:
         """The lease is over."""
@@ -78,10 +95,16 @@ def figures(progress: Progress) -> Event:
 
 
 def saved(held: Held, save: saves.Save) -> Event:
-    return {"event": "save", "lease": held.deal.id, "save": c.text(save.cid), "work": save.work}
+    return {"event": "save", "lease": held.deal.id, "save": c.text(save.cid), "work": save.work, **signed(held.signed)}
 
 
 def stopped(held: Held, save: saves.Save | None) -> Event:
     """It has ended on its coordinator's word; `save` is where it goes on, None: from the save before, or from its beginning."""
-    named = {"save": c.text(save.cid), "work": save.work} if save is not None else {"save": None, "work": 0}
-    return {"event": "stopped", "lease": held.deal.id, **named}
+    if save is None:
+        return {"event": "stopped", "lease": held.deal.id, "save": None, "work": 0}
+    return {**saved(held, save), "event": "stopped"}
+
+
+def signed(blocks: Sequence[bytes]) -> Event:
+    """A receipt and the machine list that it names, as an event has them; nothing of nothing."""
+    return dict(zip(("receipt", "machines"), (base64.b64encode(block).decode() for block in blocks), strict=False))

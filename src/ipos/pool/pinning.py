@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 
-from ipos.pool import data
+from ipos.pool import data, evidence
 from ipos.pool import task as t
 from ipos.pool.jobs import Job
 from ipos.pool.journal import Offload
@@ -60,9 +60,19 @@ class Pinning:
         roots = list(dict.fromkeys(root for task in tasks for root in data.roots(task)))
         self._pin(f"{JOB}{job}", roots)
 
-    def result(self, job: int, cid: bytes, result: Result) -> None:
-        """A result's record and what it names."""
+    def result(self, job: int, cid: bytes, result: Result, receipt: bytes | None) -> None:
+        """A result's record and what it names; its receipt and what proves whose that is."""
         self._pin(f"{JOB}{job}", [cid, *data.results(result)])
+        if receipt is not None:
+            self.receipt(job, receipt)
+
+    def receipt(self, job: int, receipt: bytes) -> None:
+        """With those before it, and what they name."""
+        self.later(lambda: self._pin_signed(f"{JOB}{job}", receipt))
+
+    def _pin_signed(self, why: str, receipt: bytes) -> None:
+        records = [cid for cid in evidence.reach(self._store, receipt, files=False) if cid[:4] == c.DAG_CBOR]
+        self._pins.pin(why, [cid for cid in records if self._store.has(cid)], Visibility.POOL)
 
     def load(self, jobs: Mapping[int, Job]) -> None:
         """After a restart: what the journal names is pinned, what it does not name any more is let go."""
@@ -82,6 +92,8 @@ class Pinning:
         roots: dict[bytes, None] = {}
         for row in job.rows:
             roots.update(dict.fromkeys(data.roots(row.task)))
+            if isinstance(row.state, t.Done) and row.state.receipt and self._store.has(c.parse(row.state.receipt)):
+                self._pin_signed(why, c.parse(row.state.receipt))
             if isinstance(row.state, t.Done) and (cid := c.parse(row.state.result)) not in there:
                 roots[cid] = None
                 if self._store.has(cid):

@@ -8,14 +8,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ipos.pool import data, estimate
+from ipos.pool import data, estimate, verified
 from ipos.pool import task as t
 from ipos.pool.image import python_image
 from ipos.pool.jobs import Job, Row
-from ipos.pool.journal import Journal, Offload
+from ipos.pool.journal import Answer, Journal, Offload
 from ipos.pool.native.environment import resolve
 from ipos.pool.placement import Offer
-from ipos.pool.records import EngineRun, Limits, Result, Task
+from ipos.pool.records import EngineRun, Limits, Task
 from ipos.pool.spec import JobSpec
 from ipos.store import cid as c
 from ipos.store import unixfs
@@ -24,7 +24,7 @@ from ipos.vm.version import platform as platform_of_engine
 from ipos.wire.errors import Refused
 from ipos.wire.record import Record, decode
 
-Known = dict[int, tuple[bytes, Result]]
+Known = dict[int, Answer]
 ELF = b"\x7fELF"
 
 
@@ -64,6 +64,7 @@ async def prepare(
     journal: Journal,
     offload: Offload,
     names: set[str],
+    account: str,
     images: Path,
     say: Callable[[str], None],
 ) -> tuple[list[Row], Known]:
@@ -75,7 +76,7 @@ async def prepare(
         task = decode(Task, store.get(c.parse(spec.resume.task)))
         rows = [Row(0, "", task, t.Pending())]
         job.times, job.lessons = journal.times(task.program), journal.times(estimate.jobs_of(task.program))
-        return rows, _known(rows, store, journal)
+        return rows, _known(job, rows, store, journal, account)
     path = Path(spec.program)
     built_for = platform_of_engine() if spec.wasm is not None else await offload(lambda: check_program(path))
     if spec.out is not None:
@@ -106,17 +107,17 @@ async def prepare(
     if rows:
         program = rows[0].task.program
         job.times, job.lessons = journal.times(program), journal.times(estimate.jobs_of(program))
-    return rows, {} if spec.fresh else _known(rows, store, journal)
+    return rows, {} if spec.fresh else _known(job, rows, store, journal, account)
 
 
-def _known(rows: list[Row], store: BlockStore, journal: Journal) -> Known:
-    known: Known = {}
+def _known(job: Job, rows: list[Row], store: BlockStore, journal: Journal, account: str) -> Known:
+    found: Known = {}
     for row in rows:
-        body = journal.result_of(row.cid)
-        if body is not None and all(data.complete(store, cid) for cid in data.results(decode(Result, body))):
-            known[row.i] = c.of_dag_cbor(body), decode(Result, body)
-            store.put([(known[row.i][0], body)])
-    return known
+        answer = verified.known(journal, store, row.cid, account, job.spec.verified)
+        if answer is not None:
+            found[row.i] = answer
+            store.put([(c.of_dag_cbor(body), body) for body in (answer.result, answer.receipt) if body is not None])
+    return found
 
 
 def _read(

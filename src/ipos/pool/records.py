@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ipos.wire import limits
-from ipos.wire.record import Link, Record
+from ipos.wire.record import Address, Count, Digest, Link, MaybeDigest, Record
 
 
 class Limits(Record, frozen=True, kw_only=True):
@@ -37,6 +37,11 @@ class Task(Record, frozen=True, kw_only=True):
     @property
     def in_engine(self) -> bool:
         return self.platform.startswith("wasm:")
+
+    @property
+    def engine(self) -> str:
+        """The version of the engine that it is for, "" if it is native."""
+        return self.platform.removeprefix("wasm:") if self.in_engine else ""
 
 
 class EngineRun(Record, frozen=True, kw_only=True):
@@ -78,12 +83,69 @@ class Result(Record, frozen=True, kw_only=True):
         return self.exit == 0 and not self.killed
 
 
+class Mark(Record, frozen=True, kw_only=True):
+    """The state of a task at a point of its grid: `index` k is how many points lie below `work`, the work used at the first safepoint
+    beyond the k-th; `root` as docs/protocols/engine.md says. A task's marks are a file of lines `work root`."""
+
+    v: int = 1
+    index: Count
+    work: Count
+    root: Digest
+
+
+class Receipt(Record, frozen=True, kw_only=True):
+    """One node's signed account of what it computed of one task: from `since` (units of work; the state there had the root `since_root`,
+    "" = the task's start) to `work` and `root`.
+
+    `result`: None if the task moved on then. `account` answers for it, `run` is the key that signed it, `node` the peer id; `machines`: the
+    account's signed list, which binds the three. `engine`: its version, "" = a native program: then there is no work, no root, and
+    nothing but a claim. `marks`: of the whole task up to here; `before`: the receipt of who had the task before. `page_work`, `cpu_ms`,
+    `wall_ms` are measured, 0 = not; the last two nobody can check. `signature`: EIP-712 by `run`, hex (docs/protocols/receipts.md).
+    """
+
+    v: int = 1
+    task: Link
+    result: Link | None
+    account: Address
+    run: Address
+    node: str
+    machines: Link
+    engine: str
+    since: Count
+    since_root: MaybeDigest
+    work: Count
+    root: MaybeDigest
+    marks: Link | None
+    before: Link | None
+    page_work: Count
+    cpu_ms: Count
+    wall_ms: Count
+    signature: str = ""
+
+
+class MarkedSave(Record, frozen=True, kw_only=True):
+    """A packed save of the state at a mark. It need not be believed: its root is the mark's, or it is none."""
+
+    v: int = 1
+    index: Count
+    save: Link
+
+
+class Evidence(Record, frozen=True, kw_only=True):
+    """The root of a CAR with everything that a stranger needs to judge a receipt; `saves` in order of their marks shorten the way to an
+    interval."""
+
+    v: int = 1
+    receipt: Link
+    saves: tuple[MarkedSave, ...] = ()
+
+
 class Deal(Record, frozen=True, kw_only=True):
     """A coordinator gives a node a lease. Dealing the same `id` again changes nothing, so a lost reply is no problem.
 
     `job` is for people ("job 7 of desk"); `epoch`: the coordinator's, nodes obey the highest they have seen; `blocks`: small blocks the
     node may not have, so that small tasks need no second message. `save`: the packed save that a task of the engine goes on from;
-    `save_every_ms`: how often it is to be saved.
+    `save_every_ms`: how often it is to be saved. `ext`: `receipt` (CID) of who computed the task up to that save.
     """
 
     v: int = 1

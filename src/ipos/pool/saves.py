@@ -20,21 +20,24 @@ from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
 from ipos.store.pins import Pins, Visibility
 from ipos.vm import pack
+from ipos.vm.plan import Plan
 from ipos.vm.save import Head, View, read_head
+from ipos.wire import limits
 from ipos.wire.errors import BadRecord, Refused
 from ipos.wire.record import Link, Record, cid_of, decode
 
 
 class Save(NamedTuple):
-    """`cid` of the packed save, made after so many units of work."""
+    """`cid` of the packed save, made after so many units of work; `receipt`: CID of who computed the task so far, None = nobody says."""
 
     cid: bytes
     work: int
+    receipt: bytes | None = None
 
 
 class HandOver(Record, frozen=True, kw_only=True):
     """The root of a CAR that carries an unfinished task: the Task record, its packed save (None: it had not begun) and after how much
-    work that was made. Everything that the two name is in the CAR too."""
+    work that was made. Everything that the two name is in the CAR too; so is the receipt of `ext`, `receipt` (CID), with those before it."""
 
     v: int = 1
     task: Link
@@ -128,6 +131,14 @@ class Holds:
 
     def release(self, owner: str) -> None:
         self._pins.unpin(owner, delete=True)
+
+
+def plan_of(task: Task, run: EngineRun) -> Plan:
+    """What the engine is told of a task, by whoever runs it: its worker, or a judge."""
+    return Plan(
+        task=identity(task, run), args=(task.name, *task.args), env=run.env, seed=run.seed, memory_bytes=run.memory_bytes,
+        output_bytes=task.limits.output_bytes or limits.output_bytes, work=run.work, mark_every=run.mark_every,
+    )  # fmt: skip
 
 
 def engine_run(store: BlockStore, task: Task) -> EngineRun:

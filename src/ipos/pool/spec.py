@@ -7,6 +7,7 @@ from collections import Counter
 
 import msgspec
 
+from ipos.pool.verified import rank
 from ipos.wire import limits
 from ipos.wire.errors import Refused
 
@@ -30,11 +31,12 @@ class Wasm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Resume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An unfinished task that this job goes on with: CIDs of its record and of its save (None: from the beginning), which are in the
-    node's store, and the work that was done when the save was made."""
+    node's store, the work that was done when the save was made, and the CID of who did it."""
 
     task: str
     save: str | None
     work: int
+    receipt: str | None = None
 
 
 class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"with_": "with"}):
@@ -43,7 +45,8 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"
     Paths are absolute paths of the host on which the node runs, so only its owner, on its own socket, may hand in a job. In `args`
     every `{}` becomes the name of the input file, which then lies in the task's directory; without a `{}` the input is the standard
     input. `out`: the directory that gets each task's standard output under the name of its input; without inputs, the files that the
-    program made. `root`: a directory that becomes the program's files (engine only). Seconds and bytes; 0 = no limit.
+    program made. `root`: a directory that becomes the program's files (engine only). `verified`: what a result from the store must have
+    been through at least (`pool.verified`). Seconds and bytes; 0 = no limit.
     """
 
     program: str
@@ -59,6 +62,7 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"
     wall_s: float = 0.0
     retries: int = 0
     fresh: bool = False
+    verified: str = "none"
     grace_s: float = limits.grace_s
     wasm: Wasm | None = None
     save_every_s: float = limits.save_every_s
@@ -88,6 +92,7 @@ def parse(data: bytes) -> JobSpec:
         raise Refused(
             f"a save every {spec.save_every_s:g} s is too often, the least is {limits.save_every_least_s:g} s"
         )
+    rank(spec.verified)
     if spec.root is not None and (spec.wasm is None or spec.over is not None):
         raise Refused("a root directory is for one run in the engine (ipos run --wasm --root DIR)")
     if spec.wasm is not None:

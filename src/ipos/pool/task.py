@@ -52,7 +52,8 @@ class Suspended(Task, frozen=True):
 
 
 class Done(Task, frozen=True, kw_only=True):
-    """`node` is empty for a result that was there before; `ok`: the program ended with status 0; `resumed`: from which save, in words."""
+    """`node` is empty for a result that was there before; `ok`: the program ended with status 0; `resumed`: from which save, in words;
+    `receipt`: CID of who computed it, "" = nobody signed; `verified`: how sure it is (`pool.verified`)."""
 
     result: str  # CID of the Result record, text
     ok: bool
@@ -60,6 +61,8 @@ class Done(Task, frozen=True, kw_only=True):
     wall_s: float = 0.0
     why: str = ""
     resumed: str = ""
+    receipt: str = ""
+    verified: str = ""
 
 
 class GivenUp(Task, frozen=True, kw_only=True):
@@ -109,6 +112,8 @@ class Resulted(Event, frozen=True):
     wall_s: float = 0.0
     retry: bool = False
     resumed: str = ""
+    receipt: str = ""
+    verified: str = ""
 
 
 class Impossible(Event, frozen=True):
@@ -238,7 +243,7 @@ def _done(state: Task, event: Resulted) -> Done:
     )
     return Done(
         state.attempt, state.past, result=event.result, ok=event.ok, node=event.node, wall_s=event.wall_s, why=why,
-        resumed=event.resumed,
+        resumed=event.resumed, receipt=event.receipt, verified=event.verified,
     )  # fmt: skip
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, BinaryIO, NamedTuple
+from typing import IO, BinaryIO, NamedTuple, Never
 
 import libipld
 
 from ipos.store import cid as c
 from ipos.store import unixfs
-from ipos.store.blocks import Block, BlockStore
+from ipos.store.blocks import Block, BlockStore, Missing
 from ipos.wire import limits
 from ipos.wire.errors import BadRecord, Refused
 
@@ -55,6 +56,25 @@ def write_all(
             seen.add(cid)
             block = store.get(cid)
             count += stream.write(_varint(len(cid) + len(block)) + cid + block)
+    return count
+
+
+def write_file(path: Path, root: bytes, cids: Iterable[bytes], store: BlockStore) -> int:
+    """The same to a file, all of it or nothing; how many bytes. `Refused` if it cannot be written."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".ipos-", delete=False) as out:
+            try:
+                count = write(out, root, cids, store)
+                out.flush()
+                os.fsync(out.fileno())
+                os.replace(out.name, path)
+            except BaseException:
+                os.unlink(out.name)
+                raise
+    except OSError as error:
+        if isinstance(error, Refused):
+            raise
+        raise Refused(f"{path} cannot be written: {os.strerror(error.errno or 0)}") from None
     return count
 
 
@@ -136,6 +156,11 @@ class Reader:
         """Of a CAR that has one."""
         return self.roots[0]
 
+    @property
+    def at(self) -> int:
+        """How many bytes have been read."""
+        return self._at
+
     def _take(self, count: int) -> bytes:
         body = self._stream.read(count)
         if len(body) != count:
@@ -170,3 +195,50 @@ class Reader:
             if not c.matches(cid, block):
                 raise Refused(f"{self._name}: the block {c.text(cid)} at byte {at} does not hash to its CID")
             yield cid, block
+
+
+class CarStore:
+    """`BlockStore` over a CAR file, to read: opening it reads all of it once, and every block that does not hash to its CID is refused. To be
+    closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115  (closed by `close`)
+        self._places: dict[bytes, tuple[int, int]] = {}
+        try:
+            reader = Reader(self._file, str(path))
+            self.root = reader.root
+            for cid, block in reader.blocks():
+                self._places[cid] = reader.at - len(block), len(block)
+        except BaseException:
+            self._file.close()
+            raise
+        self.bytes = reader.at
+
+    def get(self, cid: bytes) -> bytes:
+        if cid not in self._places:
+            raise Missing(cid)
+        at, length = self._places[cid]
+        block = os.pread(self._file.fileno(), length, at)
+        if not c.matches(cid, block):
+            raise Missing(cid)  # it was changed since it was opened
+        return block
+
+    def has(self, cid: bytes) -> bool:
+        return cid in self._places
+
+    def size(self, cid: bytes) -> int:
+        if cid not in self._places:
+            raise Missing(cid)
+        return self._places[cid][1]
+
+    def put(self, blocks: Iterable[Block]) -> Never:
+        raise Refused("nothing is written into a CAR that is read")
+
+    def delete(self, cids: Iterable[bytes]) -> Never:
+        raise Refused("nothing is deleted from a CAR that is read")
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(list(self._places))
+
+    def close(self) -> None:
+        self._file.close()

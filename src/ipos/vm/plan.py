@@ -12,6 +12,11 @@ LINE_BYTES: Final = 1 << 20
 COMPILING, RUNNING = 0, 1
 
 
+def mark_index(work: int, mark_every: int) -> int:
+    """How many points of the grid of marks lie below `work`: which mark a stop there is, if it is one."""
+    return max(0, work - 1) // mark_every
+
+
 class Progress(NamedTuple):
     """How far a run is: `work` in units, `speed` in units a second, `saved`: CLOCK_MONOTONIC of the newest save, 0 = none yet."""
 

@@ -138,7 +138,7 @@ class Runner:
     def step(self, most: int | None = None) -> None:
         """Run about 10 ms, or `most` units of work. `Fault`: this node failed, the save before is what there is."""
         used = self._instance.used
-        mark = (used // self.spec.mark_every + 1) * self.spec.mark_every
+        mark = self._due()
         target = min(mark, used + (most if most is not None else max(1, int(self.speed * SLICE_S))))
         if self.spec.work:
             target = min(target, self.spec.work)
@@ -160,6 +160,12 @@ class Runner:
             self.ended = Ended(status or 0, "", now, self.root(), self.marks)
         elif now > mark and not self.waiting:
             self.marks.append((now, self.root()))
+
+    def _due(self) -> int:
+        """The work that the next mark must exceed. Not a function of the work used: a slice may end exactly on the grid, or beyond it
+        because input was missing, and the mark is still to come."""
+        last, every = self.marks[-1][0] if self.marks else 0, self.spec.mark_every
+        return max(1, -(-last // every)) * every
 
     def _trapped(self, trap: BaseException) -> None:
         word = "call depth" if isinstance(trap, TooDeep) else _word(trap)

@@ -18,13 +18,14 @@ from typing import BinaryIO, Final
 import msgspec
 import wasmtime
 
-from ipos.vm import engine, pace, plan
+from ipos.vm import engine, made, pace, plan
+from ipos.vm.content import spec_of
 from ipos.vm.host import Fault
 from ipos.vm.plan import USED_UP, Plan, Report
 from ipos.vm.runner import Runner, Spec
 from ipos.vm.save import Saves
 from ipos.vm.wasi import output
-from ipos.vm.wasi.boot import Boot, Directory, File, Limits, Stdin, StdinKind, Symlink
+from ipos.vm.wasi.boot import Directory, File, Symlink
 from ipos.wire.errors import BadRecord, Refused
 
 STDIN, STDOUT, STDERR, PIPE, SAVES, ROOT, OUT = range(7)  # the descriptors of a worker
@@ -160,11 +161,7 @@ class Work:
         what = self.plan
         saves = Saves(Path("."), patience_s=PATIENCE_S)
         host = Files()
-        boot = Boot(
-            args=what.args, env=what.env, seed=bytes.fromhex(what.seed), stdin=Stdin(StdinKind.STREAM), tree=host.tree,
-            limits=Limits(overlay_bytes=what.memory_bytes // 2, output_bytes=what.output_bytes),
-        )  # fmt: skip
-        spec = Spec(what.task, boot, what.memory_bytes, what.work, what.mark_every)
+        spec = spec_of(what, host.tree)
         runner, resumed_at = self._begin(module, spec, host, saves)
         self.pipe.say(plan.Began(resumed_at, self.note))
         self._tell_marks(runner)
@@ -189,10 +186,11 @@ class Work:
             if not runner.exhausted():
                 return Report(stopped=True, work=runner.work, resumed_at=resumed_at, note=self.note)
             used_up = f"{USED_UP} {what.work / 1e9:g} Gop of work (ipos resume goes on, with more --work)"
-            return Report(exit=125, killed=used_up, work=runner.work, resumed_at=resumed_at, note=self.note)
+            root = runner.root().hex()
+            return Report(exit=125, killed=used_up, work=runner.work, root=root, resumed_at=resumed_at, note=self.note)
         ended = runner.ended
         if not ended.trap:
-            _put(output.root(runner.state), host.tree, OUT, host)
+            made.write(output.root(runner.state), host.tree, OUT, host.read)
         return Report(
             exit=ended.exit, killed=f"trapped: {ended.trap}" if ended.trap else "", work=ended.work, root=ended.root.hex(),
             resumed_at=resumed_at, note=self.note,
@@ -250,44 +248,6 @@ class Work:
             self.note = f"the save on this machine was damaged ({damage}): it began again"
         host.printed((0, 0))
         return Runner.start(module, spec, host), 0
-
-
-def _put(made: output.OutputDirectory, was: Directory | None, to: int, host: Files) -> bool:
-    """What the program made or changed, as files below the directory `to`; `was`: what the input root had at this place. Whether there
-    was anything."""
-    some = False
-    for name, node in made.entries():
-        before = was.entries.get(name) if was is not None else None
-        match node:
-            case output.OutputDirectory():
-                known = before if isinstance(before, Directory) else None
-                os.mkdir(name, dir_fd=to)
-                below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=to)
-                kept = _put(node, known, below, host) or known is None
-                os.close(below)
-                if not kept:
-                    os.rmdir(name, dir_fd=to)
-                some |= kept
-            case output.OutputFile() if not _same(node, before):
-                with open(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=to), "wb") as stream:
-                    for piece in node.content(host.read):
-                        stream.write(piece)
-                some = True
-            case output.OutputSymlink(target) if before != Symlink(target):
-                os.symlink(target, name, dir_fd=to)
-                some = True
-            case _:
-                pass
-    return some
-
-
-def _same(node: output.OutputFile, before: Directory | File | Symlink | None) -> bool:
-    """Whether it is still the input file of this name."""
-    if not isinstance(before, File):
-        return False
-    if node.size == 0:
-        return not node.changed and before.size == 0
-    return bool(node.untouched) and node.untouched == before.number
 
 
 def work(module: wasmtime.Module, pipe: Pipe) -> None:

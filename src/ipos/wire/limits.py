@@ -66,6 +66,10 @@ events_waiting = 4096
 link_frame_bytes = 4 * MiB
 fetch_cids = 16_384  # CIDs in one request to the network process; a longer list is cut into several
 
+# receipts
+marks_bytes = 512 * MiB  # of the file of a task's marks: five million
+segments = 4096  # receipts in a chain: how often a task may have moved
+
 # the engine
 engine_memory_bytes = 256 * MiB  # of a program that asks for nothing else
 engine_memory_most_bytes = 4 * GiB

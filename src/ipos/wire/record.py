@@ -23,6 +23,17 @@ from ipos.wire.errors import BadRecord
 Link = Annotated[bytes, "link"]
 """A field that holds a binary CID and is encoded as a link."""
 
+Count = Annotated[int, msgspec.Meta(ge=0)]
+"""A field that holds how many or how much there is of something."""
+
+Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+"""A field that holds 32 bytes as hexadecimal digits: bytes that are a hash may parse as a CID by chance."""
+
+MaybeDigest = Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64})?\Z")]
+
+Address = Annotated[str, msgspec.Meta(pattern=r"\A0x[0-9a-fA-F]{40}\Z")]
+"""A field that holds an account or a run key by its EIP-55 text."""
+
 DAG_CBOR = b"\x01\x71\x12\x20"
 _COMMON = frozenset({DAG_CBOR, b"\x01\x55\x12\x20", b"\x01\x70\x12\x20", b"\x01\x55\x1e\x20", b"\x01\x71\x1e\x20"})
 _VERSIONS = (
@@ -91,6 +102,12 @@ def _fields(kind: type[Record]) -> tuple[tuple[str, Any], ...]:
     return tuple(typing.get_type_hints(kind, include_extras=True).items())
 
 
+@cache
+def _version(kind: type[Record]) -> int:
+    """Which version of its schema this is; 1 where it does not say."""
+    return next((field.default for field in msgspec.structs.fields(kind) if field.name == "v"), 1)
+
+
 def _plain(value: Any, kind: Any, path: str, depth: int) -> Any:
     """The value in terms that libipld encodes, checked against its field's type."""
     if depth > limits.record_depth:
@@ -105,6 +122,9 @@ def _plain(value: Any, kind: Any, path: str, depth: int) -> Any:
         return value
     if isinstance(value, Record):
         prefix = path + "." if path else ""
+        known, given = _version(type(value)), getattr(value, "v", 1)
+        if given != known:
+            raise BadRecord(prefix + "v", f"version {given}, this IPOS knows {known}")
         return {
             name: _plain(getattr(value, name), hint, prefix + name, depth + 1)
             for name, hint in _fields(type(value))

@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 from typing import Final
 
-from ipos.pool import saves
+import msgspec
+
+from ipos.pool import marks, saves
 from ipos.pool.execute import Ran
 from ipos.pool.records import Task
 from ipos.pool.saves import Holds, Importer, Save
@@ -21,7 +23,6 @@ from ipos.vm.client import Workers
 from ipos.vm.host import Fault
 from ipos.vm.plan import COMPILING, USED_UP, Plan, Progress, Report
 from ipos.vm.process import Ended, Places, Worker
-from ipos.wire import limits
 from ipos.wire.clock import Clock
 from ipos.wire.errors import BadRecord, Refused
 
@@ -65,11 +66,7 @@ class Engine:
         place = self.saves(task)
         place.mkdir(parents=True, exist_ok=True)
         (self._work / key / "out").mkdir()
-        self._plans[key] = Plan(
-            task=place.name, args=(task.name, *task.args), env=run.env, seed=run.seed, memory_bytes=run.memory_bytes,
-            output_bytes=task.limits.output_bytes or limits.output_bytes, work=run.work, mark_every=run.mark_every,
-            every_s=every_s,
-        )  # fmt: skip
+        self._plans[key] = msgspec.structs.replace(saves.plan_of(task, run), every_s=every_s)
 
     async def start(self, key: str, task: Task, program: Path, save: bytes | None) -> EngineRun:
         if save is not None:
@@ -188,8 +185,7 @@ class EngineRun:
         else:
             self._engine.forget(self._task)
         if ended.marks:
-            lines = "".join(f"{work} {root}\n" for work, root in ended.marks)
-            ext.append(("marks", c.text(unixfs.add_bytes(store, lines.encode()))))
+            ext.append(("marks", c.text(unixfs.add_bytes(store, marks.text(ended.marks)))))
         killed = self._killed or report.killed
         return Ran(
             report.exit, killed, stdout, stderr, made, self._cpu_s, wall, ended.rss_bytes, ext=tuple(ext), save=save

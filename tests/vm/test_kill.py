@@ -53,7 +53,7 @@ class Worker:
         plan = Plan(
             task=self.name, program=str(program), args=(self.name, *(("3000000",) if self.name == "qsort" else task.args)),
             env={}, seed="07" * 32, cwd=str(self.folder / "cwd"), saves=str(self.saves), report=str(self.folder / "report"),
-            cache=str(cache_root()), memory_bytes=256 << 20, output_bytes=1 << 20, work=0, mark_every=100_000_000,
+            cache=str(cache_root()), memory_bytes=256 << 20, output_bytes=1 << 20, work=0, mark_every=20_000_000,
             every_s=self.every_s,
         )  # fmt: skip
         (self.folder / "plan.json").write_bytes(msgspec.json.encode(plan))

@@ -80,7 +80,10 @@ def outcome(runner: Runner, host: Host) -> tuple[object, ...]:
     ended = runner.ended
     assert ended is not None
     runner.close()
-    return ended.exit, ended.trap, ended.work, ended.root, ended.marks, bytes(host.out[0]), bytes(host.out[1])
+    return (
+        *(ended.exit, ended.trap, ended.work, ended.root, ended.marks),
+        *(bytes(host.out[0]), bytes(host.out[1]), ended.page_work),
+    )
 
 
 def straight(source: str, cache: Path) -> tuple[object, ...]:

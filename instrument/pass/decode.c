@@ -202,12 +202,12 @@ static void read_op(Reader *r, Op *op, const Source *s) {
 
 /* Bulk operations of a program may be long: they become calls of functions that do them in pieces, unless they are known to be short. */
 static void replace_bulk(Op *op, const Op *before) {
-    if (before && before->code == I32_CONST && before->a <= BULK_CHUNK_BYTES) {
+    if (before && before->code == I32_CONST && before->a <= BULK_FIXED_BYTES) {
         op->fixed = true;
         op->fixed_bytes = before->a;
         return;
     }
-    if (op->code == MEMORY_INIT && datas.at[op->a].size <= BULK_CHUNK_BYTES) return;
+    if (op->code == MEMORY_INIT && datas.at[op->a].size <= BULK_FIXED_BYTES) return;
     u32 helper = bulk_helper(op->code, op->a, op->at);
     op->code = CALL;
     op->a = helper;

@@ -2,6 +2,8 @@
 #include "emit.h"
 
 #include "admit.h"
+#include "runtime.h"
+#include "weights.h"
 
 bool quiet;
 Buf out;
@@ -41,6 +43,13 @@ void charge(u32 cost) {
     const64(cost);
     e8(I64_SUB);
     meter_set();
+}
+
+void settle_pages(void) {
+    op_u(CALL, function_count + PAGES_WORK);
+    runtime_set(G_PAGES_WORK);
+    op_u(CALL, function_count + USED);
+    runtime_set(G_PAGES_SINCE);
 }
 
 static void memory_access(const Op *op) {
@@ -84,14 +93,16 @@ void copy_op(const Op *op) {
     case I32_CONST: const32((i32)op->a); return;
     case GLOBAL_GET: case GLOBAL_SET: case TABLE_GET: case TABLE_SET: case MEMORY_SIZE: case MEMORY_GROW: op_u(c, op->a); return;
     case REF_FUNC: op_u(REF_FUNC, funcs.at[op->a].final); return;
-    case X_WORK:
+    case X_WORK: /* in ticks: what is given back must be exactly what was taken */
         runtime_get(G_TOTAL);
+        const64(TICK_BITS);
+        e8(I64_SHL);
         meter_get();
         e8(I64_SUB);
         return;
     case X_CHARGE: /* meter = -value + meter; what is free otherwise may still charge by its own word */
         const64(-1);
-        e8(0x7e);
+        e8(I64_MUL);
         meter_get();
         e8(I64_ADD);
         meter_set();

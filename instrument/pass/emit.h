@@ -23,6 +23,7 @@ void meter_set(void);
 void runtime_get(u32 which);
 void runtime_set(u32 which);
 void charge(u32 cost);
+void settle_pages(void); /* the memory integral up to now */
 void copy_op(const Op *op);
 
 /* Labels of open blocks. */

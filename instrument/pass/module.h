@@ -122,7 +122,12 @@ u32 table_capacity(u32 table);
 void rewrite(u32 func, Buf *code);
 
 /* runtime.c */
-enum { G_METER, G_STATE, G_SP, G_SAVED, G_BASE, G_TOTAL, G_DIRTY, G_DEPTH, RUNTIME_GLOBALS };
+enum {
+    G_METER, G_STATE, G_SP, G_SAVED, G_BASE, G_TOTAL, G_DIRTY, G_DEPTH,
+    G_PAGES_WORK,  /* the memory integral up to ... */
+    G_PAGES_SINCE, /* ... this work */
+    RUNTIME_GLOBALS
+};
 void plan_runtime(void);
 u32 runtime_global(u32 which); /* its index in the output */
 u32 dropped_flag(bool elem, u32 segment); /* global that says that a passive segment was dropped */

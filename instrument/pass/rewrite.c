@@ -145,15 +145,15 @@ static void write_call(u32 i) {
 
 /* ---- operations whose cost is known only when they run ---- */
 
-static void charge_length(u32 shift) {
+static void charge_length(u32 ticks) {
     if (mode == FREE) return;
     u32 local = own_temporary(0, I32);
     local_tee(local);
     meter_get();
     local_get(local);
     e8(I64_EXTEND_I32_U);
-    const64(shift);
-    e8(I64_SHR_U);
+    const64(ticks);
+    e8(I64_MUL);
     e8(I64_SUB);
     meter_set();
 }
@@ -161,6 +161,7 @@ static void charge_length(u32 shift) {
 /* Growing is charged only when it worked. */
 static void write_growth(const Op *op) {
     u32 n = own_temporary(0, I32), before = own_temporary(1, I32);
+    if (op->code == MEMORY_GROW) settle_pages();
     if (mode == FREE) {
         copy_op(op);
         return;
@@ -174,8 +175,8 @@ static void write_growth(const Op *op) {
     meter_get();
     local_get(n);
     e8(I64_EXTEND_I32_U);
-    const64(op->code == MEMORY_GROW ? WEIGHT_NEW_PAGE : 1);
-    e8(0x7e);
+    const64(op->code == MEMORY_GROW ? WEIGHT_NEW_PAGE : WEIGHT_ELEMENT);
+    e8(I64_MUL);
     e8(I64_SUB);
     meter_set();
     end_if(label);
@@ -186,9 +187,9 @@ static void write_plain(const Op *op) {
     if (canonical && bits_escape(op) && stack.n) canonical_top();
     switch (op->code) {
     case MEMORY_COPY: case MEMORY_FILL: case MEMORY_INIT:
-        if (!op->fixed) charge_length(BULK_BYTES_SHIFT);
+        if (!op->fixed) charge_length(WEIGHT_BULK_BYTE);
         break;
-    case TABLE_INIT: case TABLE_COPY: case TABLE_FILL: charge_length(BULK_ELEMENTS_SHIFT); break;
+    case TABLE_INIT: case TABLE_COPY: case TABLE_FILL: charge_length(WEIGHT_ELEMENT); break;
     case MEMORY_GROW: case TABLE_GROW:
         write_growth(op);
         step(op);

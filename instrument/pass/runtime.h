@@ -4,7 +4,7 @@
 
 #include "module.h"
 
-enum { RUNTIME_FUNCTIONS = 11 };
+enum { RUNTIME_FUNCTIONS = 13, USED = 11, PAGES_WORK = 12 };
 
 u32 stack_pages(void); /* of the memory ipos_stack */
 u32 write_runtime_globals(Buf *section);

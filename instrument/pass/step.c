@@ -130,18 +130,19 @@ u32 weight_of(const Op *op) {
     switch (op->code) {
     case BLOCK: case LOOP: case IF: {
         Signature s = block_signature(op);
-        return weight + s.np + s.nr;
+        return weight + (s.np + s.nr) * WEIGHT_MOVE;
     }
     case CALL: {
         const Func *f = &funcs.at[op->a];
         const Type *t = &types.at[f->type];
-        if (f->origin == IMPORTED) return (f->free ? weight : WEIGHT_OUTSIDE) + t->np + t->nr;
-        if (f->origin == FROM_WASI || f->may) return weight + t->np + t->nr;
-        return WEIGHT_CALL_BOUNDED + t->np + t->nr + (f->taken ? 0 : f->cost);
+        u32 moves = (t->np + t->nr) * WEIGHT_MOVE;
+        if (f->origin == IMPORTED) return (f->free ? weight : WEIGHT_OUTSIDE) + moves;
+        if (f->origin == FROM_WASI || f->may) return weight + moves;
+        return WEIGHT_CALL_BOUNDED + moves + (f->taken ? 0 : f->cost);
     }
-    case CALL_INDIRECT: return weight + types.at[op->a].np + types.at[op->a].nr;
+    case CALL_INDIRECT: return weight + (types.at[op->a].np + types.at[op->a].nr) * WEIGHT_MOVE;
     case MEMORY_COPY: case MEMORY_FILL: case MEMORY_INIT:
-        return weight + (op->fixed ? op->fixed_bytes >> BULK_BYTES_SHIFT : 0);
+        return weight + (op->fixed ? op->fixed_bytes * WEIGHT_BULK_BYTE : 0);
     default: return weight;
     }
 }

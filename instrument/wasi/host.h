@@ -31,8 +31,8 @@ IMPORT("x", "cout") void cache_to_program(u32 to, u32 from, u32 length); /* P <-
 IMPORT("x", "cl64") u64 cache_load64(u32 address);
 IMPORT("x", "cs64") void cache_store64(u32 address, u64 value);
 IMPORT("x", "csize") u32 cache_pages(void);
-IMPORT("x", "work") i64 work_used(void);
-IMPORT("x", "charge") void charge(i64 work);
+IMPORT("x", "work") i64 ticks_used(void);
+IMPORT("x", "charge") void charge_ticks(i64 ticks);
 IMPORT("x", "stop") void stop(void); /* the program unwinds when this call returns, and the call is issued again */
 
 IMPORT("ipos", "need") u32 host_need(u32 file, u64 offset, u32 length); /* 0: at hand; else this call must wait */
@@ -42,6 +42,11 @@ IMPORT("ipos", "stdin") i32 host_stdin(void *to, u32 length); /* > 0 bytes, 0 th
 IMPORT("ipos", "fault") void host_fault(u32 code);            /* this node fails; the program never learns of it */
 
 enum { FAULT_MEMORY = 1, FAULT_STDIN = 2 };
+
+#define TICKS_PER_WORK 32 /* as in ../pass/weights.h */
+/* In whole units, rounded up as everywhere. */
+static inline i64 work_used(void) { return (ticks_used() + TICKS_PER_WORK - 1) / TICKS_PER_WORK; }
+static inline void charge(u32 work) { charge_ticks((i64)work * TICKS_PER_WORK); }
 
 /* True if the program has no such bytes. Also for length 0: an instruction that copies nothing still checks its address. */
 static inline int outside(u32 address, u64 length) { return address + length > (u64)program_pages() * PAGE_BYTES; }

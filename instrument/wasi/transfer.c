@@ -161,9 +161,9 @@ static NOINLINE Errno pwrite_open(u32 number, u32 list, u32 count, u64 offset, u
 static NOINLINE void completes(void) { call_completes(); }
 
 /* Not metered. */
-static Errno settle(Errno error, i64 work_before) {
+static Errno settle(Errno error, i64 ticks_before) {
     if (error == E_AGAIN) {
-        charge(work_before - work_used());
+        charge_ticks(ticks_before - ticks_used());
         stop();
     } else {
         completes();
@@ -174,7 +174,7 @@ static Errno settle(Errno error, i64 work_before) {
 #define MAY_WAIT(name, parameters, inner)     \
     Errno EXPORT(name) parameters;            \
     Errno EXPORT(name) parameters {           \
-        i64 before = work_used();             \
+        i64 before = ticks_used();            \
         return settle(inner, before);         \
     }
 

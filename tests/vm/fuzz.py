@@ -145,8 +145,8 @@ class World:
         at, n = area(old, "ipos_globals_at")
         if n:
             fresh["ipos_stack"].write(self.store, old["ipos_stack"].read(self.store, at, at + n), at)
+        fresh["ipos_set"](self.store, old["ipos_used"](self.store))
         fresh["ipos_globals_in"](self.store)
-        fresh["ipos_set"](self.store, 0)
         self.exports = fresh
         return -old["ipos_left"](self.store)
 
@@ -197,7 +197,7 @@ def difference(module: bytes, seed: int) -> tuple[str, int]:
             world.log.append(world.state())
     logs = [world.log for world in worlds]
     stops = worlds[2].stops + worlds[4].stops
-    used = [world.used for world in worlds[1:]]
+    used = [(world.used, world.exports and world.exports["ipos_pages_work"](world.store)) for world in worlds[1:]]
     for world in worlds:
         world.store.close()
     for what, log in zip(("instrumented", "stopped", "closed", "closed and moved"), logs[1:], strict=True):

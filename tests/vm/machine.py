@@ -10,7 +10,7 @@ from typing import Any
 
 import wasmtime
 
-ENOUGH = 1 << 60
+ENOUGH = 1 << 55
 REAL_STACK = 128 << 20
 WASM_TOOLS = Path(sysconfig.get_path("scripts")) / "wasm-tools"
 
@@ -137,8 +137,8 @@ class Machine:
         stack.write(self.store, frozen.frames, self("ipos_frames_at"))
         self("ipos_restore", len(frozen.frames))
         stack.write(self.store, frozen.globals, self._pair("ipos_globals_at")[0])
-        self("ipos_globals_in")
         self("ipos_set", frozen.used)
+        self("ipos_globals_in")
         self.granted = frozen.used
 
 

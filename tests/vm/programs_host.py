@@ -53,6 +53,7 @@ class Outcome:
     work: int
     root: str
     marks: tuple[tuple[int, str], ...]
+    page_work: int
     out: str
     err: str
 
@@ -63,4 +64,4 @@ def outcome(runner: Runner, host: Host) -> Outcome:
     runner.close()
     marks = tuple((work, root.hex()) for work, root in ended.marks)
     texts = [bytes(part).decode(errors="backslashreplace") for part in host.out]
-    return Outcome(ended.exit, ended.trap, ended.work, ended.root.hex(), marks, *texts)
+    return Outcome(ended.exit, ended.trap, ended.work, ended.root.hex(), marks, ended.page_work, *texts)

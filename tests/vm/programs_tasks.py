@@ -30,7 +30,7 @@ class Task:
     args: tuple[str, ...] = ()
     stdin: bytes = b""
     files: dict[str, str] = field(default_factory=dict[str, str])
-    mark_every: int = 10_000_000
+    mark_every: int = 2_000_000
     exit: int = 0
     every: tuple[str, ...] = ()  # the arguments that make it so small that it can be stopped everywhere
 
@@ -60,10 +60,10 @@ TASKS = {
         small("nbody", 100_000, 12),
         small("matmul", 160, 6),
         small("sha256", 60_000, 3),
-        Task("hash", lambda: c("sha256", SMALL), ("0",), LONG, mark_every=500_000),
+        Task("hash", lambda: c("sha256", SMALL), ("0",), LONG, mark_every=100_000),
         Task("lua", programs_real.lua, ("bench.lua",), LINES, {"bench.lua": "lua/bench.lua"}, exit=5),
         Task("sqlite", programs_real.sqlite, ("/work.db", "batch.sql"), b"", {"batch.sql": "sqlite/batch.sql"}),
-        Task("python", programs_real.cpython, ("job.py",), LINES, {"job.py": "job.py"}, 100_000_000, 9),
+        Task("python", programs_real.cpython, ("job.py",), LINES, {"job.py": "job.py"}, 20_000_000, 9),
     )
 }
 

@@ -61,7 +61,7 @@ class Run:
     async def start(self, workers: Workers) -> Worker:
         args = (self.sorts,) if self.name == "qsort" else TASKS[self.name].args
         plan = Plan(
-            task=self.name, args=(self.name, *args), seed="07" * 32, output_bytes=1 << 20, mark_every=100_000_000,
+            task=self.name, args=(self.name, *args), seed="07" * 32, output_bytes=1 << 20, mark_every=20_000_000,
             every_s=self.every_s,
         )  # fmt: skip
         at = self.folder

@@ -25,7 +25,7 @@ def saved(directory: Path, cache: Path, work: int) -> tuple[Runner, Host, Saves]
     host = Host()
     runner = Runner.start(engine.compiled(compiled(MIXED), cache), SPEC, host)
     while runner.work < work:
-        runner.step(1_000_000)
+        runner.step(200_000)
     saves = Saves(directory, sync=False)
     save(runner, host, saves)
     return runner, host, saves
@@ -45,7 +45,7 @@ def packed(directory: Path) -> bytes:
 def test_packed_and_unpacked_it_goes_on_the_same(tmp_path: Path) -> None:
     def run() -> None:
         expected = straight(MIXED, tmp_path)
-        runner, _, saves = saved(tmp_path / "here", tmp_path, 8_000_000)
+        runner, _, saves = saved(tmp_path / "here", tmp_path, 1_600_000)
         runner.close()
         body = packed(tmp_path / "here")
         saves.close()
@@ -72,7 +72,7 @@ def test_packed_and_unpacked_it_goes_on_the_same(tmp_path: Path) -> None:
 
 def test_the_second_save_shares_what_did_not_change(tmp_path: Path) -> None:
     def run() -> None:
-        runner, host, saves = saved(tmp_path / "s", tmp_path, 8_000_000)
+        runner, host, saves = saved(tmp_path / "s", tmp_path, 1_600_000)
         store = MemoryStore()
         holds = Holds(Pins(":memory:", store))
         importer = Importer(store, tmp_path / "s", holds, "run")
@@ -122,7 +122,7 @@ Spoil = Callable[[bytes], bytes]
 )
 def test_a_damaged_pack_is_refused(spoil: Spoil, tmp_path: Path) -> None:
     def run() -> None:
-        runner, _, saves = saved(tmp_path / "s", tmp_path, 8_000_000)
+        runner, _, saves = saved(tmp_path / "s", tmp_path, 1_600_000)
         runner.close()
         saves.close()
         body = packed(tmp_path / "s")
@@ -144,7 +144,7 @@ def test_a_damaged_pack_is_refused(spoil: Spoil, tmp_path: Path) -> None:
 
 def test_output_that_is_not_what_was_printed_is_refused(tmp_path: Path) -> None:
     def run() -> None:
-        runner, _, saves = saved(tmp_path / "s", tmp_path, 12_000_000)
+        runner, _, saves = saved(tmp_path / "s", tmp_path, 2_400_000)
         runner.close()
         saves.close()
         assert (tmp_path / "s" / "stdout").stat().st_size

@@ -34,9 +34,9 @@ def test_stopped_at_every_safepoint_or_not_at_all(
 ) -> None:
     plain, instrumented = kernels
     at_once, stopped, sliced = Machine(instrumented), Machine(instrumented), Machine(instrumented)
-    wanted = Machine(plain)(name, *args) if name != "nans" else at_once.run(name, args)
+    wanted = Machine(plain)(name, *args) if name != "nans" else Machine(instrumented).run(name, args)
     assert at_once.run(name, args) == wanted
-    used = at_once.used // (2 if name == "nans" else 1)
+    used = at_once.used
     assert stopped.run(name, args, 0) == wanted
     assert sliced.run(name, args, 777) == wanted
     assert (stopped.used, sliced.used) == (used, used)
@@ -231,7 +231,7 @@ def test_a_long_bulk_operation_stops_in_between() -> None:
         other(name, *args)
         machine.run(name, args, 1)
         assert machine.stops > 20
-        assert machine.used > 6_000_000 // 8
+        assert machine.used > 6_000_000 // 16
         assert machine.memory("memory").read(machine.store) == other.memory("memory").read(other.store)
     machine = Machine(module)
     with pytest.raises(wasmtime.Trap):
@@ -266,7 +266,7 @@ def test_the_pass_goes_through_itself() -> None:
     """A real program of 100 KB: the pass, instrumented by itself and stopped now and then, gives the same bytes as ever."""
     program = wat(TABLES)
     module = wasmtime.Module(ENGINE, instrument((files("ipos.vm") / "ipinst.wasm").read_bytes()))
-    for slice_ in (None, 997):
+    for slice_ in (None, 499):
         machine = Machine(module)
         at = machine.run("alloc", [len(program)], slice_)
         machine.memory("memory").write(machine.store, program, at)

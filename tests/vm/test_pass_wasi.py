@@ -10,7 +10,7 @@ import wasmtime
 from ipos.vm.instrument import instrument
 from ipos.wire.errors import Refused
 
-from .machine import ENGINE, Frozen, Machine
+from .machine import ENGINE, ENOUGH, Frozen, Machine
 from .programs import WASI, c, wat
 
 FREESTANDING = "-target wasm32-freestanding -mcpu=generic+bulk_memory+sign_ext -O2 -nostdlib -ffreestanding -Wl,--no-entry -Wl,--strip-all"
@@ -49,7 +49,7 @@ class Task:
         self.host.machine = machine
         return machine
 
-    def run(self, slice_: int = 1 << 60, moving: bool = False) -> tuple[bytes, int, int]:
+    def run(self, slice_: int = ENOUGH, moving: bool = False) -> tuple[bytes, int, int]:
         """Output, exit status, work."""
         self.machine.enter(slice_ - self.machine.left)
         self.machine("_start")
@@ -89,7 +89,7 @@ def test_a_command_program(hello: wasmtime.Module) -> None:
     out, status, work = Task(hello, 7).run()
     assert out == b"hello 7\n0 1 1 2 3 5 8 \nread 0\nbye\n"
     assert status == 3
-    for slice_, moving in ((1, False), (500, False), (2000, True)):
+    for slice_, moving in ((1, False), (100, False), (200, True)):
         task = Task(hello, 7)
         assert task.run(slice_, moving) == (out, status, work)
         assert task.stops > 5
@@ -103,8 +103,8 @@ def test_a_call_that_waits_is_issued_again(hello: wasmtime.Module) -> None:
     assert (status, task.moves, task.host.pieces) == (3, 4, [])
     straight = Task(hello, 7, [b"12", b"34\n5"])
     assert straight.run()[:2] == (out, status)
-    assert Task(hello, 7, list(pieces)).run(300)[:2] == (out, status)
-    assert Task(hello, 7, list(pieces)).run(300)[2] == work
+    assert Task(hello, 7, list(pieces)).run(60)[:2] == (out, status)
+    assert Task(hello, 7, list(pieces)).run(60)[2] == work
 
 
 def test_what_the_runtime_asks_costs_the_program_nothing(hello: wasmtime.Module) -> None:
@@ -160,7 +160,7 @@ def test_work_of_calls(small: bytes) -> None:
         each("random_get", "(param i32 i32) (result i32)", f"(drop (call $f (i32.const 0) (i32.const {n})))")
         for n in (8, 8008)
     )
-    assert long - short == 1000
+    assert long - short == 750  # 3 ticks of 32 a byte
 
 
 def test_an_import_as_a_function_pointer(small: bytes) -> None:

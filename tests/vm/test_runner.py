@@ -67,7 +67,7 @@ class Host:
         self.out[stream].extend(content)
 
 
-SPEC = Spec("test", Boot(args=("p", "word"), stdin=Stdin(StdinKind.STREAM)), mark_every=3_000_000)
+SPEC = Spec("test", Boot(args=("p", "word"), stdin=Stdin(StdinKind.STREAM)), mark_every=600_000)
 
 
 def to_end(runner: Runner, most: int | None = None) -> Runner:
@@ -80,7 +80,10 @@ def outcome(runner: Runner, host: Host) -> tuple[object, ...]:
     ended = runner.ended
     assert ended is not None
     runner.close()
-    return ended.exit, ended.trap, ended.work, ended.root, ended.marks, bytes(host.out[0]), bytes(host.out[1])
+    return (
+        *(ended.exit, ended.trap, ended.work, ended.root, ended.marks),
+        *(bytes(host.out[0]), bytes(host.out[1]), ended.page_work),
+    )
 
 
 def straight(source: str, cache: Path) -> tuple[object, ...]:
@@ -96,7 +99,7 @@ def moved(source: str, cache: Path, scratch: Path, seed: int, hops: int) -> tupl
     for hop in range(hops):
         for _ in range(dice.randrange(1, 4)):
             if runner.ended is None:
-                runner.step(dice.randrange(1, 2_000_000))
+                runner.step(dice.randrange(1, 400_000))
         if runner.ended is not None:
             break
         saves = Saves(scratch / "saves", sync=False)
@@ -134,7 +137,7 @@ def test_a_resume_that_runs_again_is_noticed(tmp_path: Path) -> None:
     def run() -> None:
         host = Host()
         runner = Runner.start(engine.compiled(compiled(MIXED), tmp_path), SPEC, host)
-        runner.step(5_000_000)
+        runner.step(1_000_000)
         again = Runner.start(engine.compiled(compiled(MIXED), tmp_path), SPEC, Host())
         assert (again.root(), again.work) != (runner.root(), runner.work)
 
@@ -155,7 +158,7 @@ def test_a_damaged_save_is_refused(where: str, tmp_path: Path) -> None:
     def run() -> None:
         module = engine.compiled(compiled(MIXED), tmp_path)
         runner, saves = Runner.start(module, SPEC, Host()), Saves(tmp_path / "s", sync=False)
-        runner.step(5_000_000)
+        runner.step(1_000_000)
         runner.save(saves)
         saves.close()
         path = tmp_path / "s" / ("head" if where == "head" else "leaves")
@@ -204,7 +207,7 @@ def test_a_torn_tail_is_cut_off(tmp_path: Path) -> None:
     def run() -> None:
         module = engine.compiled(compiled(MIXED), tmp_path)
         runner, saves = Runner.start(module, SPEC, Host()), Saves(tmp_path / "s", sync=False)
-        runner.step(2_000_000)
+        runner.step(400_000)
         runner.save(saves)
         whole = saves.head()
         saves.close()
@@ -213,7 +216,7 @@ def test_a_torn_tail_is_cut_off(tmp_path: Path) -> None:
         saves = Saves(tmp_path / "s", sync=False)
         assert whole is not None
         assert saves.parts(whole).memory
-        runner.step(2_000_000)
+        runner.step(400_000)
         runner.save(saves)
         newer = saves.head()
         assert newer is not None

@@ -109,8 +109,8 @@ uint64_t cache_load64(uint32_t address) {
 }
 void cache_store64(uint32_t address, uint64_t value) { memcpy(cache(address, 8), &value, 8); }
 uint32_t cache_pages(void) { return host_cache_pages; }
-int64_t work_used(void) { return host_work; }
-void charge(int64_t work) { host_charged += work; }
+int64_t ticks_used(void) { return 32 * host_work; }
+void charge_ticks(int64_t ticks) { host_charged += ticks; }
 void stop(void) { host_stopped = 1; }
 
 uint32_t host_need(uint32_t file, uint64_t offset, uint32_t length) { return host_on_need ? host_on_need(file, offset, length) : 0; }

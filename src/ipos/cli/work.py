@@ -198,7 +198,7 @@ async def _ran(client: Client, job: int, follower: Follower, end: dict[str, Any]
     code = int(str(status["exit"]))
     if arguments.json:
         same = {key: status.get(key) for key in ("task", "exit", "stdout", "stderr", "dir", "cached")}
-        same |= {key: status.get(key) or None for key in ("work", "root", "resumed_at", "note", "killed")}
+        same |= {key: status.get(key) or None for key in ("work", "page_work", "root", "resumed_at", "note", "killed")}
         same |= {key: status.get(key) for key in ("receipt", "by", "verified")}
         print(json.dumps({**same, "node": state.get("node"), "job": job}))
     elif status.get("cached"):

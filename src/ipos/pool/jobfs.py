@@ -132,7 +132,7 @@ def _task_dir(coordinator: Coordinator, job: Job, row: Row, store: BlockStore, m
                 "cpu_s": ended.cpu_ms / 1000,
                 "rss_bytes": ended.rss_bytes,
                 "cached": not row.state.node,
-                **{key: int(ended.ext[key]) for key in ("work", "resumed_at") if key in ended.ext},
+                **{key: int(ended.ext[key]) for key in ("work", "page_work", "resumed_at") if key in ended.ext},
                 "root": ended.ext.get("root"),
                 "note": ended.ext.get("note"),
                 **signed(),

@@ -95,6 +95,11 @@ class Instance:
         self._total = used
 
     @property
+    def page_work(self) -> int:
+        """The memory integral: pages of 64 KiB, the program's and its files', times the work they were held for."""
+        return self.call("ipos_pages_work")
+
+    @property
     def exit(self) -> int | None:
         return exit_status(self)
 
@@ -199,5 +204,5 @@ class Instance:
         if count != len(parts.globals):
             raise Fault(f"the save has {len(parts.globals)} bytes of globals, the program {count}")
         self.write("ipos_stack", at, parts.globals)
-        self.call("ipos_globals_in")
         self.set_used(used)
+        self.call("ipos_globals_in")

@@ -42,12 +42,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """`fault`: this node failed, in a sentence, and nothing else counts. `resumed_at`: work of the save it went on from; `stopped`: it was
+    """`fault`: this node failed, in a sentence, and nothing else counts. `page_work`: pages of 64 KiB x
+    work they were held for; `resumed_at`: work of the save it went on from; `stopped`: it was
     told to stop and has saved; `note`: what its owner should know."""
 
     exit: int = 0
     killed: str = ""
     work: int = 0
+    page_work: int = 0
     root: str = ""
     resumed_at: int = 0
     fault: str = ""

@@ -25,7 +25,7 @@ from ipos.vm.wasi.boot import Boot
 from ipos.wire.errors import BadRecord
 
 SLICE_S: Final = 0.01
-FIRST_SLICE: Final = 5_000_000
+FIRST_SLICE: Final = 5_000_000  # work; about as many ns
 GOP: Final = 1_000_000_000
 TRAPPED: Final = 134  # as a shell says of a process that aborted
 
@@ -44,13 +44,14 @@ class Spec:
 
 @dataclass
 class Ended:
-    """`trap`: the word of the trap, "" if it ended by itself; `root`: of its final state."""
+    """`trap`: the word of the trap, "" if it ended by itself; `root`: of its final state; `page_work`: pages of memory x work."""
 
     exit: int
     trap: str
     work: int
     root: bytes
     marks: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])
+    page_work: int = 0
 
 
 class Output:
@@ -131,6 +132,11 @@ class Runner:
     def work(self) -> int:
         return self.ended.work if self.ended is not None else self._instance.used
 
+    @property
+    def page_work(self) -> int:
+        """So far: 64 KiB pages of memory times the work they were held for."""
+        return self.ended.page_work if self.ended is not None else self._instance.page_work
+
     def exhausted(self) -> bool:
         """Whether the work it may use is used."""
         return bool(self.spec.work) and self.ended is None and self._instance.used > self.spec.work
@@ -157,7 +163,7 @@ class Runner:
         if returned and self._export != self.spec.export:
             self._export = self.spec.export  # the start function is over
         elif returned or status is not None:
-            self.ended = Ended(status or 0, "", now, self.root(), self.marks)
+            self.ended = Ended(status or 0, "", now, self.root(), self.marks, self.page_work)
         elif now > mark and not self.waiting:
             self.marks.append((now, self.root()))
 
@@ -172,7 +178,7 @@ class Runner:
         self._instance.drain()
         used = self._instance.used
         stdout, stderr = (hasher.digest() for hasher in self._out.hashes)
-        self.ended = Ended(TRAPPED, word, used, root.trapped(used, word, stdout, stderr), self.marks)
+        self.ended = Ended(TRAPPED, word, used, root.trapped(used, word, stdout, stderr), self.marks, self.page_work)
 
     # ---- state
 

@@ -186,14 +186,16 @@ class Work:
             if not runner.exhausted():
                 return Report(stopped=True, work=runner.work, resumed_at=resumed_at, note=self.note)
             used_up = f"{USED_UP} {what.work / 1e9:g} Gop of work (ipos resume goes on, with more --work)"
-            root = runner.root().hex()
-            return Report(exit=125, killed=used_up, work=runner.work, root=root, resumed_at=resumed_at, note=self.note)
+            return Report(
+                exit=125, killed=used_up, work=runner.work, page_work=runner.page_work, root=runner.root().hex(),
+                resumed_at=resumed_at, note=self.note,
+            )  # fmt: skip
         ended = runner.ended
         if not ended.trap:
             made.write(output.root(runner.state), host.tree, OUT, host.read)
         return Report(
             exit=ended.exit, killed=f"trapped: {ended.trap}" if ended.trap else "", work=ended.work, root=ended.root.hex(),
-            resumed_at=resumed_at, note=self.note,
+            page_work=ended.page_work, resumed_at=resumed_at, note=self.note,
         )  # fmt: skip
 
     def _obey(self, runner: Runner) -> None:

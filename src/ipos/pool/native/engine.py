@@ -177,7 +177,8 @@ class EngineRun:
             note = "; ".join(
                 filter(None, [note, f"its worker was killed {self._deaths} times and went on from its save"])
             )
-        ext = [("work", str(report.work)), ("root", report.root), ("resumed_at", str(report.resumed_at))]
+        ext = [("work", str(report.work)), ("page_work", str(report.page_work)), ("root", report.root)]
+        ext += [("resumed_at", str(report.resumed_at))]
         ext += [("note", note)] if note else []
         save: Save | None = None
         if report.killed.startswith(USED_UP):

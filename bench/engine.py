@@ -199,7 +199,7 @@ def saves() -> None:
             timed("save", began)
             runner.step(100_000)
             began = time.thread_time()
-            increment = runner.save(kept)
+            _, increment = runner.save(kept)
             timed("increment", began)
             runner.close()
             kept.close()

@@ -239,6 +239,15 @@ def test_a_long_bulk_operation_stops_in_between() -> None:
     assert not any(machine.memory("memory").read(machine.store))
 
 
+def test_many_bulk_operations_in_a_row_stop_in_between() -> None:
+    """A length that is known does not make a body of them one long step."""
+    fill = "(memory.fill (i32.const 0) (i32.const 7) (i32.const 8192))"
+    _, module = compiled(wat(f'(module (memory (export "memory") 1) (func (export "f") {fill * 300}))'))
+    machine = Machine(module)
+    machine.run("f", [], 1)
+    assert machine.stops > 290
+
+
 def test_the_same_bytes_each_time() -> None:
     assert instrument(c("kernels")) == instrument(c("kernels"))
 

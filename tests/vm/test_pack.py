@@ -154,3 +154,17 @@ def test_output_that_is_not_what_was_printed_is_refused(tmp_path: Path) -> None:
             pack.verify(tmp_path / "s")
 
     on_large_stack(run)
+
+
+def test_a_name_among_the_saves_is_no_other_file(tmp_path: Path) -> None:
+    """A worker that was taken over where the kernel has no Landlock could make a symlink for the node to read."""
+    (tmp_path / "secret").write_bytes(b"secret")
+    for name in ("head", "leaves", "stdout"):
+        (tmp_path / name).symlink_to("secret")
+    with pytest.raises(OSError, match="symbolic links"):
+        read_head(tmp_path)
+    (tmp_path / "head").unlink()
+    with pytest.raises(OSError, match="symbolic links"):
+        View(tmp_path)
+    with pytest.raises(OSError, match="symbolic links"):
+        pack._piece(tmp_path / "stdout", 0, 6)

@@ -18,7 +18,7 @@ import zstandard
 from blake3 import blake3
 
 from ipos.vm.root import LEAF_BYTES, ZEROS, leaf_hash
-from ipos.vm.save import HEAD_BYTES, RECORD, Head, View, parse_head
+from ipos.vm.save import HEAD_BYTES, RECORD, Head, View, nofollow, parse_head
 from ipos.wire.errors import BadRecord
 
 FIRST: Final = b"ipos save 1".ljust(32, b"\0")
@@ -55,7 +55,7 @@ def frames(view: View) -> Iterator[Frame]:
 
 
 def _piece(path: Path, at: int, count: int) -> bytes:
-    with open(path, "rb") as stream:
+    with open(path, "rb", opener=nofollow) as stream:
         stream.seek(at)
         body = stream.read(count)
     if len(body) != count:

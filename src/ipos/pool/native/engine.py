@@ -100,6 +100,7 @@ class EngineRun:
         self._began = time.monotonic()
         self._cpu_s = 0.0
         self._deaths = 0
+        self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ended = asyncio.create_task(self._run())
 
     async def _run(self) -> Ended:
@@ -123,12 +124,17 @@ class EngineRun:
                 return ended
 
     async def _start(self) -> Worker | Report:
-        """A worker at work; or why there is none."""
+        """A worker at work; or why there is none. To be compiled takes long: nobody who stops or kills the task waits for that."""
+        starting = asyncio.ensure_future(self._engine.workers.start(self._plan, self._places, self._program))
+        await asyncio.wait((starting, self._given_up), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.add_done_callback(_unwanted)
+            return Report(exit=125, killed=self._killed) if self._killed else Report(stopped=True)
         try:
-            worker = await self._engine.workers.start(self._plan, self._places, self._program)
+            worker = starting.result()
         except Refused as refused:  # what is not admitted here is admitted nowhere: that is the task's end
             return Report(exit=125, killed=str(refused))
-        except Fault as fault:
+        except (Fault, OSError) as fault:
             return Report(fault=str(fault))
         self._worker = worker
         if self._paused:
@@ -153,8 +159,11 @@ class EngineRun:
         self._killed = why
         if self._worker is not None:
             self._worker.kill()
-        else:
-            self._ended.cancel()
+        self._give_up()
+
+    def _give_up(self) -> None:
+        if not self._given_up.done():
+            self._given_up.set_result(None)
 
     async def wait(self) -> Ran:
         ended = await asyncio.shield(self._ended)
@@ -208,10 +217,10 @@ class EngineRun:
             self._worker.resume()
 
     def stop(self) -> None:
-        """While it is being compiled: when that is over."""
         self._stopping = True
         if self._worker is not None:
             self._worker.hand_over()
+        self._give_up()
 
     def save(self) -> None:
         """Now. `saved` has it when it is on disk."""
@@ -243,6 +252,11 @@ class EngineRun:
 
     def peek(self, which: str, offset: int, count: int) -> bytes:
         return peek(getattr(self._places, which), offset, count)
+
+
+def _unwanted(starting: asyncio.Future[Worker]) -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().kill()
 
 
 def peek(path: Path, offset: int, count: int) -> bytes:

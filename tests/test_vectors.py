@@ -23,9 +23,11 @@ from ipos.identity import keys
 from ipos.identity.machines import MachineList, check
 from ipos.identity.secret import Secret
 from ipos.net import codes, join
+from ipos.pool import marks, receipt
 from ipos.pool import records as _pool
 from ipos.pool import saves as _saves
 from ipos.pool.native import environment as _environment
+from ipos.pool.records import Receipt
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import MemoryStore
@@ -38,8 +40,8 @@ from ipos.wire.errors import BadRecord, Refused
 from ipos.wire.record import Record, cid_of, decode, encode
 
 FOLDER = Path(__file__).parents[1] / "vectors"
-NINEP, RECORDS, JOIN, UNIXFS = (
-    json.loads((FOLDER / f"{name}.json").read_text()) for name in ("ninep", "records", "join", "unixfs")
+NINEP, RECORDS, JOIN, UNIXFS, RECEIPTS = (
+    json.loads((FOLDER / f"{name}.json").read_text()) for name in ("ninep", "records", "join", "unixfs", "receipts")
 )
 KINDS = {kind.__name__: kind for module in (_pool, _saves, _environment, join, sys.modules[MachineList.__module__])
          for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record}  # fmt: skip
@@ -195,6 +197,32 @@ def test_signatures() -> None:
 
 
 # ---- joining
+
+
+def test_receipts() -> None:
+    """The digest by hand of the published type; the signature is that of the run key; the list has it."""
+    for vector in RECEIPTS["receipts"]:
+        one = decode(Receipt, bytes.fromhex(vector["hex"]))
+        assert c.text(cid_of(one)) == vector["cid"]
+        receipt.check(one, decode(MachineList, bytes.fromhex(vector["machines"])))
+        assert keys.Key(Secret(bytes.fromhex(vector["key"]))).address == one.run
+        domain = keys.keccak(
+            keys.keccak(b"EIP712Domain(string name,string version)") + keys.keccak(b"IPOS receipt") + keys.keccak(b"1")
+        )
+        words: list[bytes] = [keys.keccak(vector["type"].encode())]
+        for value in receipt.message(one).values():
+            if isinstance(value, int):
+                words.append(value.to_bytes(32, "big"))
+            elif isinstance(value, str) and value.startswith("0x"):
+                words.append(bytes(12) + bytes.fromhex(value[2:]))
+            else:
+                words.append(keys.keccak(value.encode() if isinstance(value, str) else value))
+        assert keys.keccak(b"\x19\x01" + domain + keys.keccak(b"".join(words))).hex() == vector["digest"]
+    for vector in RECEIPTS["marks"]:
+        assert [m.index for m in marks.parse(vector["text"].encode(), vector["mark_every"])] == vector["indices"]
+    for vector in RECEIPTS["refused_marks"]:
+        with pytest.raises(BadRecord):
+            marks.parse(vector["text"].encode(), vector["mark_every"])
 
 
 def test_codes() -> None:

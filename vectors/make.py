@@ -19,9 +19,11 @@ import msgspec
 from ipos.identity import keys, machines
 from ipos.identity.machines import Machine
 from ipos.identity.secret import Secret
+from ipos.identity.typed import RunKey, digest_typed
 from ipos.net import codes, join
+from ipos.pool import marks, receipt
 from ipos.pool.native.environment import Environment
-from ipos.pool.records import Deal, EngineRun, Limits, Result, Task
+from ipos.pool.records import Deal, EngineRun, Evidence, Limits, Mark, MarkedSave, Receipt, Result, Task
 from ipos.pool.saves import HandOver
 from ipos.store import cid as c
 from ipos.store import unixfs
@@ -196,6 +198,10 @@ def examples() -> list[Record]:
         EngineRun(engine="0011223344556677"), engine,
         HandOver(task=c.of_dag_cbor(b"a task"), save=c.of_raw(b"a save"), work=12_452_208_756, engine="0011223344556677"),
         HandOver(task=c.of_dag_cbor(b"a task"), save=None, work=0, engine="0011223344556677"),
+        Mark(index=1, work=1_000_000_007, root="cd" * 32), *signed_receipts(),
+        MarkedSave(index=1, save=c.of_raw(b"a save")),
+        Evidence(receipt=c.of_dag_cbor(b"a receipt")),
+        Evidence(receipt=c.of_dag_cbor(b"a receipt"), saves=(MarkedSave(index=1, save=c.of_raw(b"a save")),)),
         msgspec.structs.replace(result, ext={"root": "cd" * 32, "work": "2748049480", "resumed_at": "0"}),
         Limits(), Limits(output_bytes=0, memory_bytes=(1 << 63) - 1, wall_ms=23), environment, *tasks, result, killed,
         deal, msgspec.structs.replace(deal, fresh=True, blocks=(b"print(input().upper())\n", b"")),
@@ -241,6 +247,58 @@ def records() -> dict[str, Any]:
         ],
         "refused": [{"record": kind.__name__, "why": why, "hex": body.hex()} for why, kind, body in bad],
         "signatures": [{"key": KEY.hex(), "address": lst.account, "message": bare.hex(), "signature": lst.signature}],
+    }  # fmt: skip
+
+
+# ---- receipts
+
+RUN = bytes(range(101, 133))  # a run key for vectors only
+MARKS = ((1_000_000, ((1_000_001, "aa" * 32), (2_500_000, "bb" * 32), (5_000_000, "cc" * 32))),)
+
+
+def receipt_list() -> machines.MachineList:
+    run = keys.Key(Secret(RUN)).address
+    return machines.sign(
+        keys.Key(Secret(KEY)), 3, (Machine(name="desk", peer="12D3KooWdesk", run=run, machine="aa" * 8),)
+    )
+
+
+def signed_receipts() -> list[Receipt]:
+    """Of a native program; of a segment; of the end of the task that it is of."""
+    key, lst = keys.Key(Secret(RUN)), receipt_list()
+    native = Receipt(
+        task=c.of_dag_cbor(b"a native task"), result=c.of_dag_cbor(b"its result"), account=lst.account, run=key.address,
+        node="12D3KooWdesk", machines=cid_of(lst), engine="", since=0, since_root="", work=0, root="", marks=None, before=None,
+        page_work=0, cpu_ms=12, wall_ms=34,
+    )  # fmt: skip
+    first = msgspec.structs.replace(
+        native, task=c.of_dag_cbor(b"a task"), result=None, engine="0011223344556677", work=2_500_000, root="bb" * 32
+    )
+    first = receipt.sign(RunKey(key), first)
+    last = msgspec.structs.replace(
+        first, result=c.of_dag_cbor(b"a result"), since=first.work, since_root=first.root, work=5_000_009, root="dd" * 32,
+        marks=c.of_raw(marks.text(MARKS[0][1])), before=cid_of(first), page_work=77, signature="",
+    )  # fmt: skip
+    return [receipt.sign(RunKey(key), native), first, receipt.sign(RunKey(key), last)]
+
+
+def receipts() -> dict[str, Any]:
+    bad = ("x", "1000001 " + "aa" * 32, "01000001 " + "aa" * 32 + "\n", "1000001 " + "AA" * 32 + "\n", "1000000 " + "aa" * 32 + "\n",
+           2 * ("1000001 " + "aa" * 32 + "\n"), "-1 " + "aa" * 32 + "\n")  # fmt: skip
+    return {
+        "receipts": [
+            {
+                "key": RUN.hex(), "machines": encode(receipt_list()).hex(), "value": dag_json(one), "type": receipt.SCHEMA.text(),
+                "digest": digest_typed(receipt.DOMAIN, receipt.SCHEMA, receipt.message(one)).hex(), "hex": encode(one).hex(),
+                "cid": c.text(cid_of(one)),
+            }
+            for one in signed_receipts()
+        ],
+        "marks": [
+            {"mark_every": every, "text": marks.text(listed).decode(), "indices": [m.index for m in marks.parse(marks.text(listed), every)]}
+            for every, listed in MARKS
+        ],
+        "refused_marks": [{"mark_every": 1_000_000, "text": text} for text in bad],
     }  # fmt: skip
 
 
@@ -395,7 +453,7 @@ def text(vectors: dict[str, Any]) -> str:
 
 
 def made() -> dict[Path, str]:
-    parts = {"ninep": ninep, "records": records, "join": joining, "unixfs": files}
+    parts = {"ninep": ninep, "records": records, "join": joining, "unixfs": files, "receipts": receipts}
     return {HERE / f"{name}.json": text(make()) for name, make in parts.items()}
 
 

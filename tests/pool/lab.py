@@ -47,7 +47,7 @@ PROGRAM = f"""(module
     (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
     (local.set $sum (i64.extend_i32_u (i32.load8_u (i32.const 16))))
     (loop $lines
-      (local.set $i (i32.const 150000))
+      (local.set $i (i32.const 1500000))
       (loop $burn
         (local.set $sum (i64.add (i64.mul (local.get $sum) (i64.const 6364136223846793005)) (i64.extend_i32_u (local.get $i))))
         (i64.store (i32.const 64) (local.get $sum))
@@ -122,18 +122,17 @@ class Lab:
                 printed = out.read()
                 replay.close()
         assert len(printed) == 2 * LINES
-        return self.parts(
-            stop.exit, stop.work, stop.root.hex(), printed, tuple((m.work, m.root.hex()) for m in self.stops)
-        )
+        listed = tuple((met.work, met.root.hex()) for met in self.stops)
+        return self.parts(stop, printed, listed)
 
-    def parts(self, exit: int, work: int, root: str, printed: bytes, listed: tuple[tuple[int, str], ...]) -> Parts:
+    def parts(self, end: Ended, printed: bytes, listed: tuple[tuple[int, str], ...]) -> Parts:
         result = Result(
-            task=cid_of(self.task), exit=exit, killed="", stdout=unixfs.add_bytes(self.store, printed),
+            task=cid_of(self.task), exit=end.exit, killed="", stdout=unixfs.add_bytes(self.store, printed),
             stderr=unixfs.add_bytes(self.store, b""), dir=None, cpu_ms=5, wall_ms=9, rss_bytes=1, node=PEER,
         )  # fmt: skip
         receipt = Receipt(
             task=result.task, result=None, account=ACCOUNT.address, run=RUN.address, node=PEER, machines=cid_of(LIST),
-            engine=version(), since=0, since_root="", work=work, root=root, marks=None, before=None, page_work=0,
+            engine=version(), since=0, since_root="", work=end.work, root=end.root.hex(), marks=None, before=None, page_work=end.page_work,
             cpu_ms=5, wall_ms=9,
         )  # fmt: skip
         return Parts(self.task, self.run, result, listed, receipt)
@@ -146,6 +145,7 @@ class Lab:
         receipt = parts.receipt
         ext = {"work": str(receipt.work), "root": receipt.root, "resumed_at": "0"}
         ext |= {"marks": c.text(marks_)} if marks_ is not None else {}
+        ext |= {"page_work": str(receipt.page_work)} if receipt.page_work else {}
         result = parts.result if parts.result.ext else msgspec.structs.replace(parts.result, ext=ext)
         if result.task == cid_of(self.task):
             result = msgspec.structs.replace(result, task=task)

@@ -86,6 +86,7 @@ SIGNED: dict[str, tuple[Lie, str, str]] = {
     "a mark before the grid": (lambda lab, p: p._replace(marks=((EVERY, ROOT), *p.marks)), "first point of the grid", "order"),
     "a mark beyond the end": (lambda lab, p: resigned(p, work=p.marks[-1][0] - 1), "is at work .*, the receipt ends at", "beyond"),
     "the final root": (lambda lab, p: resigned(p, root=ROOT), "root differs", "end"),
+    "more memory": (lambda lab, p: resigned(p, page_work=p.receipt.page_work + 1), "page_work differs", "end"),
     "a little more work": (lambda lab, p: resigned(p, work=p.receipt.work + 1), "work differs", "end"),
     "work that was not done": (inflated, "before mark .*: the receipt counts work that was not done", "marks"),
     "an early end": (early, "has not ended after|it ends early", "end"),
@@ -246,7 +247,7 @@ def test_a_changed_receipt_is_not_signed(lab: Lab, tmp_path: Path) -> None:
     honest = receipt_of(lab, lab.evidence(lab.honest))
     others: dict[str, Any] = {
         "account": OTHER.address, "run": OTHER.address, "node": PEER + "x", "engine": "00" * 8, "since": 1, "since_root": ROOT,
-        "work": honest.work + 1, "root": ROOT, "page_work": 1, "cpu_ms": 6, "wall_ms": 1, "task": c.of_dag_cbor(b"x"),
+        "work": honest.work + 1, "root": ROOT, "page_work": honest.page_work + 1, "cpu_ms": 6, "wall_ms": 1, "task": c.of_dag_cbor(b"x"),
         "result": None, "marks": None, "machines": c.of_dag_cbor(b"y"), "before": c.of_dag_cbor(b"z"), "signature": "00" * 65,
     }  # fmt: skip
     assert set(others) | {"v", "ext"} == set(Receipt.__struct_fields__)

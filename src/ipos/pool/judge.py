@@ -175,6 +175,7 @@ class _Judge:
                     f"the program has not ended after {said} units of work, as the receipt says: it ends early"
                 )
             self._same("work", said, stop.work)
+            self._same("page_work", case.receipt.page_work, replay.runner.page_work)
             self._same("root", case.receipt.root, replay.runner.root().hex())
         else:
             if case.used_up:
@@ -190,6 +191,7 @@ class _Judge:
     def _ended(self, end: Ended) -> None:
         case = self.case
         self._same("work", case.receipt.work, end.work)
+        self._same("page_work", case.receipt.page_work, end.page_work)
         self._same("exit", case.result.exit, end.exit)
         self._same("killed", case.result.killed, TRAPPED + end.trap if end.trap else "")
         self._same("root", case.receipt.root, end.root.hex())

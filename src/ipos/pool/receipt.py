@@ -34,7 +34,7 @@ SCHEMA = Schema(
 )  # fmt: skip
 
 
-def _message(receipt: Receipt) -> dict[str, Any]:
+def message(receipt: Receipt) -> dict[str, Any]:
     """What is signed: every field but the signature. A link that is None is signed as no bytes."""
     if receipt.ext:
         raise BadRecord("ext", f"{min(receipt.ext)!r} would not be signed: a receipt has no such fields")
@@ -49,7 +49,7 @@ def _message(receipt: Receipt) -> dict[str, Any]:
 
 def sign(key: RunKey, receipt: Receipt) -> Receipt:
     """With the run key that the receipt names."""
-    return msgspec.structs.replace(receipt, signature=key.sign(DOMAIN, SCHEMA, _message(receipt)).hex())
+    return msgspec.structs.replace(receipt, signature=key.sign(DOMAIN, SCHEMA, message(receipt)).hex())
 
 
 def check(receipt: Receipt, machines: MachineList) -> None:
@@ -60,7 +60,7 @@ def check(receipt: Receipt, machines: MachineList) -> None:
         raise BadRecord("signature", "not hex") from None
     if signature.hex() != receipt.signature:
         raise BadRecord("signature", "not hex as it is written here")
-    who = signer_typed(DOMAIN, SCHEMA, _message(receipt), signature)
+    who = signer_typed(DOMAIN, SCHEMA, message(receipt), signature)
     if who != receipt.run:
         raise Refused(f"the receipt is not signed by its run key {receipt.run}: this signature would be {who}'s")
     if cid_of(machines) != receipt.machines:

@@ -46,6 +46,7 @@ bench: setup  ## the numbers of docs/performance.md
 	@$(RUN)/python bench/worker.py
 	@$(RUN)/python bench/store.py
 	@$(RUN)/python bench/keys.py
+	@$(RUN)/python bench/image.py
 
 docs: setup  ## make the drawings from the machines' tables
 	@$(RUN)/python docs/make.py

@@ -47,6 +47,7 @@ bench: setup  ## the numbers of docs/performance.md
 	@$(RUN)/python bench/store.py
 	@$(RUN)/python bench/keys.py
 	@$(RUN)/python -m bench.engine
+	@$(RUN)/python bench/image.py
 
 docs: setup  ## make the drawings from the machines' tables
 	@$(RUN)/python docs/make.py

@@ -52,13 +52,21 @@ def parser() -> argparse.ArgumentParser:
     for one in (mapping, running):
         one.add_argument("--nodes", default="", help="only on these machines: attic,desk")
         one.add_argument(
-            "--with", dest="with_", action="append", default=[], metavar="PACKAGE", help="a Python package"
+            "--with",
+            dest="with_",
+            action="append",
+            default=[],
+            metavar="PACKAGE|DIR",
+            help="a Python package; with --wasm also a local module (./name)",
         )
         one.add_argument(
             "--wasm", action="store_true", help="in the engine: a .wasm program, or a .py script on CPython"
         )
         one.add_argument("--env", action="append", default=[], metavar="K=V", help="a variable (with --wasm)")
         one.add_argument("--seed", default="", metavar="WORD", help="of its random numbers (with --wasm)")
+        one.add_argument(
+            "--image", default="", metavar="CID", help="what a script starts from (with --wasm): ipos image ls; none"
+        )
         one.add_argument(
             "--work", type=values.work, default=0, metavar="GOP", help="the most work it may use (with --wasm)"
         )
@@ -123,6 +131,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--mark", type=int, metavar="N", help="run the interval again that ends with mark N")
     verifying.add_argument("--seed", type=int, metavar="S", help="which interval is drawn, if none is named")
     add("marks", "the chain of marks of a task in the engine: work and state root").add_argument("task", metavar="TASK")
+    _image(commands.add_parser("image", help="the start states of Python in the engine"))
     add("jobs", "the jobs of this machine").add_argument("number", nargs="?", type=int, help="one job, with its tasks")
     add("wait", "follow a job to its end").add_argument("number", type=int)
     add("ps", "what runs on this machine")
@@ -218,6 +227,24 @@ def content(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     giving.add_argument("-o", "--output", required=True, metavar="F.car")
 
 
+def _image(group: argparse.ArgumentParser) -> None:
+    actions = group.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, words in (("build", "make one"), ("ls", "those of this home"), ("rm", "remove one")):
+        one = actions.add_parser(name, help=words)
+        one.add_argument("--json", action="store_true", help="print JSON: one object, or one a line")
+        if name == "build":
+            one.add_argument(
+                "--import",
+                dest="modules",
+                action="append",
+                default=[],
+                metavar="MODULES",
+                help="more modules of the standard library: sqlite3,unittest",
+            )
+        elif name == "rm":
+            one.add_argument("image", metavar="CID")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit status."""
     arguments = parser().parse_args(argv)
@@ -245,6 +272,10 @@ def main(argv: list[str] | None = None) -> int:
             from ipos.cli import store
 
             return asyncio.run(done(store.COMMANDS[arguments.command](arguments)))
+        if arguments.command == "image":
+            from ipos.cli import image
+
+            return asyncio.run(done(image.COMMANDS[arguments.action](arguments)))
         from ipos.cli import plain
 
         return asyncio.run(done(plain.COMMANDS[arguments.command](arguments)))

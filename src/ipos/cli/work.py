@@ -49,7 +49,7 @@ def spec_of(
         "root": None if root is None else os.path.abspath(root),
         "out": None if out is None else os.path.abspath(out),
         "nodes": [name for name in arguments.nodes.split(",") if name],
-        "with": arguments.with_,
+        "with": [_with(one) for one in arguments.with_],
         "output_bytes": int(arguments.max_output * limits.MiB),
         "memory_bytes": arguments.memory,
         "wall_s": arguments.timeout,
@@ -66,10 +66,16 @@ def spec_of(
             "mark_every": arguments.mark_every,
             "seed": seed(arguments.seed),
             "env": dict(variable(one) for one in arguments.env),
+            "image": arguments.image,
         }
-    elif arguments.env or arguments.seed or arguments.work or root is not None:
-        raise Refused("--env, --seed, --work and --root are for programs in the engine: add --wasm")
+    elif arguments.env or arguments.seed or arguments.work or arguments.image or root is not None:
+        raise Refused("--env, --seed, --work, --image and --root are for programs in the engine: add --wasm")
     return json.dumps(spec).encode()
+
+
+def _with(one: str) -> str:
+    """A directory is told from a package by its slash, and named from the root, for the node is elsewhere."""
+    return os.path.abspath(os.path.expanduser(one)) if "/" in one and "@" not in one else one
 
 
 def seed(word: str) -> str:

@@ -37,6 +37,7 @@ from ipos.pool import task as t
 from ipos.pool.coordinator import Coordinator
 from ipos.pool.execute import Executor
 from ipos.pool.holding import Holding, Load
+from ipos.pool.image import Images
 from ipos.pool.job import Preparing
 from ipos.pool.jobs import Job, Row
 from ipos.pool.journal import Journal, Offload
@@ -127,6 +128,7 @@ class Node:
             net=net, clock=clock, admit=self._admit, adopt=self._adopt, me=self.entry, mine=lambda: self.mine,
             may_invite=self._may_invite, nearby=self._nearby,
         )  # fmt: skip
+        self.images = Images(home / "env" / "images", store, holds, offload)
         self.stopping = asyncio.Event()
         self.trees = Trees(self)
 
@@ -302,7 +304,7 @@ class Node:
         try:
             rows, known = await prepare.prepare(
                 job, store=self.store, journal=self.journal, offload=self.offload, names=set(self.names().values()),
-                account=self.mine.account, images=self.home / "env" / "images", say=lambda text: job.say(None, text),
+                account=self.mine.account, images=self.images, say=lambda text: job.say(None, text),
             )  # fmt: skip
         except OSError as error:
             self.coordinator.unprepared(job, str(error))
@@ -478,6 +480,7 @@ async def serve(home: Home) -> None:
             journal.note(
                 "listen-local", json.dumps(net.addresses())
             )  # the same ports next time: peers find us where we were
+        await asyncio.to_thread(node.images.open)
         node.trees.watch(members)
         node.trees.mount_net(net)
         node.trees.native = executor

@@ -17,6 +17,7 @@ from ipos.node.ipfs import Ipfs
 from ipos.node.joining import describe
 from ipos.node.keysfs import Keys, words
 from ipos.node.storefs import StoreFiles
+from ipos.pool.imagefs import image_dir
 from ipos.pool.jobfs import jobs_dir
 from ipos.pool.procfs import proc_dir
 from ipos.tree.file import Caller, File
@@ -48,6 +49,7 @@ class Trees:
             "status": Text(lambda: lines(self.status())),
             "doctor": Text(self._doctor),
             "job": jobs_dir(node.coordinator, node.store, node.submit, HandOvers(node).answers(), marks),
+            "image": image_dir(node.images),
             "proc": proc_dir(node.holding),
             "pool": self._pool(),
             "keys": Keys(node).dir,

@@ -28,6 +28,8 @@ def roots(task: Task) -> list[bytes]:
         found.append(task.environment)
     if task.stdin is not None:
         found.append(task.stdin)
+    if task.image is not None:
+        found.append(task.image)
     return found
 
 

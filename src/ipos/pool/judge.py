@@ -17,11 +17,13 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 from ipos.pool import saves
 from ipos.pool.proof import TRAPPED, Case, Undecided
 from ipos.pool.records import EngineRun, Mark
+from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import Block, BlockStore, MemoryStore
 from ipos.vm import engine, made, pack
 from ipos.vm.content import Content, spec_of
 from ipos.vm.host import Fault
+from ipos.vm.image import Image, start_file, unpacked
 from ipos.vm.replay import Beyond, Met, Replay
 from ipos.vm.runner import Ended
 from ipos.vm.save import Saves, View
@@ -101,7 +103,8 @@ class _Judge:
     def _begin(self, stack: ExitStack, save: Path | None) -> tuple[Content, Replay]:
         case = self.case
         out = (self._file(stack, "stdout"), self._file(stack, "stderr"))
-        host = Content(case.store, case.task.files, case.task.stdin, out)
+        start = b"" if case.task.image is None else start_file((case.task.name, *case.task.args), self.run_as.env)
+        host = Content(case.store, case.task.files, case.task.stdin, out, start)
         most = self.run_as.work if case.used_up else case.receipt.work
         plan = saves.plan_of(case.task, self.run_as)
         spec = replace(spec_of(plan, host.tree), work=max(1, most))
@@ -112,9 +115,19 @@ class _Judge:
             if str(refused).startswith("the program could not be compiled within"):
                 raise Fault(str(refused)) from None
             raise
-        replay = Replay(module, spec, host, save, self._tell)
+        replay = Replay(module, spec, host, save, self._tell, self._image() if save is None else None)
         stack.callback(replay.close)
         return host, replay
+
+    def _image(self) -> Image | None:
+        """What the task starts from, verified."""
+        task = self.case.task
+        if task.image is None:
+            return None
+        packed = self.scratch / c.text(task.image)
+        if not packed.exists():
+            unixfs.export(self.case.store, task.image, packed, 0o600)
+        return unpacked(packed, c.text(task.program))
 
     def _file(self, stack: ExitStack, name: str) -> BinaryIO:
         return stack.enter_context(open(self.scratch / name, "w+b"))

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ipos.pool import data, estimate, verified
 from ipos.pool import task as t
-from ipos.pool.image import python_image
+from ipos.pool.image import NAME, Images, Python
 from ipos.pool.jobs import Job, Row
 from ipos.pool.journal import Answer, Journal, Offload
 from ipos.pool.native.environment import resolve
 from ipos.pool.placement import Offer
 from ipos.pool.records import EngineRun, Limits, Task
-from ipos.pool.spec import JobSpec
+from ipos.pool.site import NAME as SITE
+from ipos.pool.site import gather
+from ipos.pool.spec import JobSpec, Wasm
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
@@ -65,7 +68,7 @@ async def prepare(
     offload: Offload,
     names: set[str],
     account: str,
-    images: Path,
+    images: Images,
     say: Callable[[str], None],
 ) -> tuple[list[Row], Known]:
     """The job's tasks in input order, and those whose result is known. `Refused` says what stands in the way."""
@@ -82,18 +85,27 @@ async def prepare(
     if spec.out is not None:
         out = spec.out
         await offload(lambda: check_out(out))
-    script: Path | None = None
+    python: Python | None = None
+    site: bytes | None = None
     environment: Record | None
     if spec.wasm is not None:
-        if spec.with_:
-            raise Refused(
-                "--with adds packages to native Python; in the engine there is only the standard library so far"
-            )
         if path.suffix == ".py":
-            script, path = path, await python_image(images, say)
+            python = await images.python(_image(spec.wasm), say)
+            site = await _site(path, spec.with_, store, images, say)
+        elif spec.with_:
+            raise Refused(f"--with adds Python modules, {path.name} is not a .py script")
+        elif spec.wasm.image:
+            raise Refused(f"--image is for Python scripts, {path.name} is none")
         wasm = spec.wasm
+        variables = dict(wasm.env)
+        if python is not None and python.image is None and site is not None:
+            variables = {
+                "PYTHONPATH": f"/{SITE}",
+                "PYTHONDONTWRITEBYTECODE": "1",
+                **variables,
+            }  # what the image's runner does
         environment = EngineRun(
-            engine=built_for[5:], env=wasm.env, seed=wasm.seed, memory_bytes=wasm.memory_bytes, work=wasm.work,
+            engine=built_for[5:], env=variables, seed=wasm.seed, memory_bytes=wasm.memory_bytes, work=wasm.work,
             mark_every=wasm.mark_every,
         )  # fmt: skip
     elif path.suffix == ".py":
@@ -103,11 +115,30 @@ async def prepare(
     else:
         environment = None
     say("reading inputs")
-    rows = await offload(lambda: _read(job, spec, path, built_for, environment, store, script))
+    rows = await offload(lambda: _read(job, spec, path, built_for, environment, store, python, site))
     if rows:
         program = rows[0].task.program
         job.times, job.lessons = journal.times(program), journal.times(estimate.jobs_of(program))
     return rows, {} if spec.fresh else _known(job, rows, store, journal, account)
+
+
+def _image(wasm: Wasm) -> str:
+    """Which image a script starts from. A variable that Python reads when it starts comes too late for an image, which has started."""
+    early = next((name for name in wasm.env if name.startswith("PYTHON")), None)
+    if early is None:
+        return wasm.image
+    if wasm.image not in ("", "none"):
+        raise Refused(f"{early} is read when Python starts, and an image has started: leave it out, or --image none")
+    return "none"
+
+
+async def _site(
+    script: Path, withs: Sequence[str], store: BlockStore, images: Images, say: Callable[[str], None]
+) -> bytes | None:
+    """What the script can import besides the standard library, as a directory of the store."""
+    with tempfile.TemporaryDirectory(prefix="ipos-site-") as scratch:
+        made = await gather(script, withs, images.sites, Path(scratch), say)
+        return await asyncio.to_thread(unixfs.add_dir, store, made) if made is not None else None
 
 
 def _known(job: Job, rows: list[Row], store: BlockStore, journal: Journal, account: str) -> Known:
@@ -127,10 +158,11 @@ def _read(
     built_for: str,
     environment: Record | None,
     store: BlockStore,
-    script: Path | None,
+    python: Python | None,
+    site: bytes | None,
 ) -> list[Row]:
     """In a thread: files become content of the store."""
-    program, _ = unixfs.add_file(store, path)
+    program = python.program if python is not None else unixfs.add_file(store, path)[0]
     env: bytes | None = None
     if environment is not None:
         env, body = data.record_block(environment)
@@ -138,10 +170,11 @@ def _read(
     limits = Limits(output_bytes=spec.output_bytes, memory_bytes=spec.memory_bytes, wall_ms=round(spec.wall_s * 1000))
 
     def task(args: tuple[str, ...], stdin: bytes | None, files: dict[str, bytes]) -> Task:
-        if script is not None:
-            args, files = (script.name, *args), {**files, script.name: content(str(script))}
+        if python is not None:
+            args, files = (path.name, *args), {**files, path.name: content(str(path))}
+            files |= {SITE: site} if site is not None else {}
         return Task(
-            program=program, name=path.name, args=args, environment=env, stdin=stdin, files=files,
+            program=program, name=path.name if python is None else NAME, image=None if python is None else python.image, args=args, environment=env, stdin=stdin, files=files,
             platform=built_for, limits=limits,
         )  # fmt: skip
 
@@ -158,8 +191,10 @@ def _read(
     if spec.over is None:
         stdin = content(spec.stdin) if spec.stdin is not None else None
         files = _root(store, spec.root) if spec.root is not None else {}
-        if script is not None and script.name in files:
-            raise Refused(f"{spec.root} has a {script.name} of its own, where the script would lie: rename one")
+        if site is not None and SITE in files:
+            raise Refused(f"{spec.root} has a {SITE} of its own, where --with puts modules: leave out one of the two")
+        if python is not None and path.name in files:
+            raise Refused(f"{spec.root} has a {path.name} of its own, where the script would lie: rename one")
         return [Row(0, "", task(spec.args, stdin, files), t.Pending())]
     rows: list[Row] = []
     for i, one in enumerate(spec.over):

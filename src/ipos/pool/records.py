@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ipos.wire import limits
-from ipos.wire.record import Address, Count, Digest, Link, MaybeDigest, Record
+from ipos.wire.record import Address, Count, Digest, LateLink, Link, MaybeDigest, Record
 
 
 class Limits(Record, frozen=True, kw_only=True):
@@ -21,7 +21,8 @@ class Task(Record, frozen=True, kw_only=True):
 
     `program`: a file; `name`: what it is called in the task's directory (`.py`: an interpreter runs it); `args` as the program gets
     them; `environment`: an Environment record, None for the node's own interpreter; `stdin`: a file; `files`: name in the task's
-    directory -> file; `platform`: "linux-x86_64" where the program is built for one machine, "" for scripts.
+    directory -> file; `platform`: "linux-x86_64" where the program is built for one machine, "" for scripts; `image`: of the engine, the
+    state of the program that the task starts from (docs/protocols/engine.md).
     """
 
     v: int = 1
@@ -33,6 +34,7 @@ class Task(Record, frozen=True, kw_only=True):
     files: dict[str, Link] = msgspec.field(default_factory=dict[str, bytes])
     platform: str = ""
     limits: Limits = Limits()
+    image: LateLink = None
 
     @property
     def in_engine(self) -> bool:

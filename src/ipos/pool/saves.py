@@ -91,6 +91,12 @@ class Importer:
         self._holds.release(self._owner)
 
 
+def add_packed(store: BlockStore, packed: Path) -> bytes:
+    """In a thread: a packed save in a file becomes content of the store, each frame a block, as `Importer` does it. Its CID."""
+    with open(packed, "rb") as stream:
+        return unixfs.add_chunks(store, pack.cut(iter(lambda: stream.read(1 << 20), b"")))
+
+
 def lay_out(store: BlockStore, save: bytes, directory: Path) -> None:
     """In a thread: from the store into a directory of `vm.save`, unless a later save is there already."""
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".save-") as scratch:
@@ -125,6 +131,10 @@ class Holds:
         self._pins = pins
         self.lock = pins.lock
 
+    def has(self, owner: str) -> bool:
+        with self.lock:
+            return bool(self._pins.roots(owner))
+
     def hold(self, owner: str, save: bytes) -> None:
         """Instead of the one that this owner held, whose blocks go if nothing else needs them. `Missing` if it is not all here."""
         self._pins.replace(owner, save, Visibility.POOL)
@@ -138,6 +148,7 @@ def plan_of(task: Task, run: EngineRun) -> Plan:
     return Plan(
         task=identity(task, run), args=(task.name, *task.args), env=run.env, seed=run.seed, memory_bytes=run.memory_bytes,
         output_bytes=task.limits.output_bytes or limits.output_bytes, work=run.work, mark_every=run.mark_every,
+        image="" if task.image is None else c.text(task.image),
     )  # fmt: skip
 
 

@@ -20,13 +20,15 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Wasm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a job in the engine says besides. Bytes, units of work; `seed`: 64 hexadecimal digits."""
+    """What a job in the engine says besides. Bytes, units of work; `seed`: 64 hexadecimal digits; `image`: what a
+    script starts from: "" the common image of CPython, "none", or the CID of one of this home."""
 
     memory_bytes: int = limits.engine_memory_bytes
     work: int = 0
     mark_every: int = limits.mark_every
     seed: str = "00" * 32
     env: dict[str, str] = {}
+    image: str = ""
 
 
 class Resume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

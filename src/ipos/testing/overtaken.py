@@ -14,6 +14,7 @@ from pathlib import Path
 import wasmtime
 
 from ipos.vm import parent
+from ipos.vm.runner import Held
 from ipos.vm.sandbox import confine, namespace
 from ipos.vm.worker import Pipe
 
@@ -40,7 +41,7 @@ def main() -> None:
         importlib.import_module(name)  # for the script: confined, it can load nothing any more
     body = compile(Path(script).read_text(), script, "exec")
 
-    def child(module: wasmtime.Module, pipe: Pipe) -> None:
+    def child(module: wasmtime.Module, pipe: Pipe, held: Held | None) -> None:
         exec(body, {"module": module, "pipe": pipe})
 
     parent.main(child)

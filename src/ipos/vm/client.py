@@ -25,7 +25,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Final
 
-from ipos.vm import code
+from ipos.vm import code, image
 from ipos.vm.host import Fault
 from ipos.vm.plan import Plan, Report
 from ipos.vm.process import Ended, OnEvent, Places, Worker
@@ -35,6 +35,8 @@ from ipos.wire.errors import Refused
 log = logging.getLogger("ipos.engine")
 
 CODES: Final = 8  # programs whose code is held ready for a new parent
+IMAGES: Final = 4
+NAMES: Final = 1024
 PACKET_BYTES: Final = 1 << 16
 READY_S: Final = 30.0
 STATE_FILES: Final = (
@@ -71,6 +73,8 @@ class Workers:
         self._starting = asyncio.Lock()
         self._workers: dict[str, Worker] = {}
         self._codes: OrderedDict[str, int] = OrderedDict()
+        self._images: OrderedDict[str, int] = OrderedDict()
+        self._names: dict[tuple[Path, int, int, int], str] = {}
         self._compiling: dict[str, asyncio.Lock] = {}
         self._count = 0
 
@@ -91,18 +95,24 @@ class Workers:
             self._sock.shutdown(socket.SHUT_RDWR)
         if self._reader is not None:
             await self._reader
-        for fd in self._codes.values():
-            os.close(fd)
-        self._codes.clear()
+        for fds in (self._codes, self._images):
+            for fd in fds.values():
+                os.close(fd)
+            fds.clear()
 
     # ---- the code of programs
 
     async def compile(self, program: Path) -> str:
         """The name of its code, which is then at hand. May take minutes, once per machine and engine. `Refused`: it is not admitted."""
-        body = await asyncio.to_thread(program.read_bytes)
-        name = await asyncio.to_thread(code.name, body)
+        seen = await asyncio.to_thread(program.stat)
+        same = program, seen.st_ino, seen.st_size, seen.st_mtime_ns
+        if (name := self._names.get(same)) is None:
+            if len(self._names) > NAMES:
+                self._names.clear()
+            self._names[same] = name = await asyncio.to_thread(lambda: code.name(program.read_bytes()))
         async with self._compiling.setdefault(name, asyncio.Lock()):
             if name not in self._codes:
+                body = await asyncio.to_thread(program.read_bytes)
                 try:
                     self._codes[name] = await asyncio.to_thread(lambda: code.sealed(code.compiled(body, self.cache)))
                 except OSError as error:
@@ -115,6 +125,25 @@ class Workers:
                     os.close(self._codes.popitem(last=False)[1])
         self._codes.move_to_end(name)
         return name
+
+    async def image(self, packed: Path, program: str) -> int:
+        """A sealed descriptor of an image of this program (its CID as text), verified. `BadRecord`: it is damaged; `Refused`: it is not for
+        this engine or this program; `Fault`: this machine cannot read or keep it."""
+        name = f"{packed.name} {program}"
+        async with self._compiling.setdefault(name, asyncio.Lock()):
+            if name not in self._images:
+                try:
+                    self._images[name] = await asyncio.to_thread(
+                        lambda: code.sealed(image.loaded(packed, program, self.cache))
+                    )
+                except Refused:
+                    raise
+                except OSError as error:
+                    raise Fault(f"the image cannot be read, or kept in {self.cache}: {error.strerror}") from None
+                while len(self._images) > IMAGES:
+                    os.close(self._images.popitem(last=False)[1])
+        self._images.move_to_end(name)
+        return self._images[name]
 
     # ---- the warm parent
 
@@ -193,12 +222,15 @@ class Workers:
         """Run a program (a file of WebAssembly; it is compiled first, if need be). `on` gets every event as it comes. `file_bytes`: the
         largest file that it may write; 0: what its saves and its output can need. `Refused`: by the engine; `Fault`: by this machine."""
         name = await self.compile(program)
+        given = [self._codes[name]]
+        if places.image is not None:
+            given.append(await self.image(places.image, places.image_of))
         await asyncio.to_thread(_emptied, places.out)
         bytes_ = file_bytes or STATE_FILES * what.memory_bytes + what.output_bytes + SPARE_BYTES
-        return await self._fork(name, self._codes[name], what, places, on, bytes_)
+        return await self._fork(name, given, what, places, on, bytes_)
 
     async def _fork(
-        self, name: str, code_of_it: int, what: Plan, places: Places, on: OnEvent, file_bytes: int
+        self, name: str, given: list[int], what: Plan, places: Places, on: OnEvent, file_bytes: int
     ) -> Worker:
         async with self._starting:
             if self._sock is None:
@@ -209,10 +241,10 @@ class Workers:
         with theirs:
             try:
                 self._send(
-                    self._sock, [theirs.fileno(), code_of_it], op="fork", key=worker.key, program=name,
+                    self._sock, [theirs.fileno(), *given], op="fork", key=worker.key, program=name,
                     saves=str(places.saves), root=str(places.root), out=str(places.out), stdout=str(places.stdout),
                     stderr=str(places.stderr), stdin=str(places.stdin or ""), memory_bytes=what.memory_bytes,
-                    file_bytes=file_bytes,
+                    file_bytes=file_bytes, image=what.image,
                 )  # fmt: skip
             except BaseException:
                 ours.close()
@@ -230,7 +262,7 @@ class Workers:
             places = Places(where / "root", where / "out", where / "saves", where / "stdout", where / "stderr")
             nothing = code.sealed(b"")
             try:
-                worker = await self._fork("", nothing, Plan(task=""), places, lambda event: None, SPARE_BYTES)
+                worker = await self._fork("", [nothing], Plan(task=""), places, lambda event: None, SPARE_BYTES)
                 ended = await worker.ended
             finally:
                 os.close(nothing)

@@ -30,7 +30,7 @@ MAC_BYTES: Final = 32
 SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
-def _key(root: Path) -> bytes:
+def key(root: Path) -> bytes:
     """This user's MAC key; made when it is first needed."""
     path = root / "key"
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -62,17 +62,17 @@ def name(program: bytes) -> str:
 def compiled(program: bytes, root: Path) -> bytes:
     """The instrumented program as machine code; from the cache in `root` if it is there. May take minutes. `Refused`: not admitted, or
     its limits were exceeded while it was compiled."""
-    key = _key(root)
+    own = key(root)
     path = root / name(program)
     try:
         body = path.read_bytes()
     except FileNotFoundError:
         body = b""
     mac, code = body[:MAC_BYTES], body[MAC_BYTES:]
-    if not hmac.compare_digest(mac, blake3(code, key=key).digest()):  # also a torn or a foreign file
+    if not hmac.compare_digest(mac, blake3(code, key=own).digest()):  # also a torn or a foreign file
         code = _compile(program, root)
         with tempfile.NamedTemporaryFile(dir=root, delete=False) as new:
-            new.write(blake3(code, key=key).digest() + code)
+            new.write(blake3(code, key=own).digest() + code)
         os.replace(new.name, path)
     return code
 

@@ -14,6 +14,7 @@ from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
 from ipos.vm.host import Fault
+from ipos.vm.image import with_start
 from ipos.vm.plan import Plan
 from ipos.vm.runner import Spec
 from ipos.vm.wasi.boot import Boot, Directory, File, Limits, Stdin, StdinKind, Symlink
@@ -38,8 +39,14 @@ class Content:
     reading and writing. A block that is not in the store is a `Fault`."""
 
     def __init__(
-        self, store: BlockStore, files: Mapping[str, bytes], stdin: bytes | None, out: tuple[BinaryIO, BinaryIO]
+        self,
+        store: BlockStore,
+        files: Mapping[str, bytes],
+        stdin: bytes | None,
+        out: tuple[BinaryIO, BinaryIO],
+        start: bytes = b"",
     ) -> None:
+        """`start`: what a task that starts from an image finds as `image.START`."""
         self._store = store
         self._numbers: list[bytes] = []
         self._stdin, self._read = stdin, 0
@@ -47,6 +54,9 @@ class Content:
         self.out = out
         root = dict(files)
         self.tree = self._directory(root, SCRATCH if SCRATCH not in root else None)
+        self._start = start
+        if start:
+            self.tree = with_start(self.tree, len(self._numbers) + 1, start)
 
     def _directory(self, names: Mapping[str, bytes], scratch: str | None = None, depth: int = 0) -> Directory:
         if depth > NESTED:
@@ -76,6 +86,8 @@ class Content:
 
     def read(self, number: int, offset: int, length: int) -> bytes:
         """Of an input file."""
+        if number > len(self._numbers):
+            return self._start[offset : offset + length]
         try:
             return unixfs.read(self._store, self._numbers[number - 1], offset, length)
         except OSError as error:

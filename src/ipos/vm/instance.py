@@ -191,11 +191,29 @@ class Instance:
 
     def restore(self, parts: Parts, used: int) -> None:
         """Into a fresh instance: it is then as the one was that `parts` came from."""
-        for name, content in (("ipos_mem", parts.memory), ("ipos_wasi", parts.wasi)):
-            self._grow(name, len(content))
-            if self._memory(name)[1] != len(content):
-                raise Fault(f"the save has {len(content)} bytes of {name}, fewer than the program begins with")
-            self.write(name, 0, content)
+        self._fill("ipos_wasi", parts.wasi)
+        self.set_used(used)
+        self.place(parts)
+
+    def _fill(self, name: str, content: bytes) -> None:
+        self._grow(name, len(content))
+        if self._memory(name)[1] != len(content):
+            raise Fault(f"the save has {len(content)} bytes of {name}, fewer than the program begins with")
+        self.write(name, 0, content)
+
+    def hold(self, memory: bytes) -> None:
+        """The program's memory of an image, into a fresh instance that will be another process's: `adopt` and `place` do the rest there."""
+        self._fill("ipos_mem", memory)
+
+    def adopt(self, host: FileHost, memory_bytes: int) -> None:
+        """In a process that was forked: what another one held is this one's."""
+        self._host = host
+        self._store.set_limits(memory_size=memory_bytes, instances=1)
+
+    def place(self, parts: Parts) -> None:
+        """The program's own part of a state, into a fresh instance: all but the WASI and the work used. No memory: it is there already."""
+        if parts.memory:
+            self._fill("ipos_mem", parts.memory)
         at = self.call("ipos_frames_at") & 0xFFFFFFFF
         self._grow("ipos_stack", at + len(parts.frames))
         self.write("ipos_stack", at, parts.frames)
@@ -204,5 +222,4 @@ class Instance:
         if count != len(parts.globals):
             raise Fault(f"the save has {len(parts.globals)} bytes of globals, the program {count}")
         self.write("ipos_stack", at, parts.globals)
-        self.set_used(used)
         self.call("ipos_globals_in")

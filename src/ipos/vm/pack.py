@@ -67,6 +67,12 @@ def frame(name: bytes, packed: bytes) -> bytes:
     return RECORD.pack(name, len(packed)) + packed
 
 
+def cut(stream: Iterable[bytes]) -> Iterator[bytes]:
+    """The frames of a packed save, as `frames` made them."""
+    for name, packed in _parse(stream):
+        yield frame(name, packed)
+
+
 def _parse(stream: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """(name, packed) of each frame, however the stream is cut."""
     rest = b""

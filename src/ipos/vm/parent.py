@@ -1,7 +1,7 @@
 """The warm parent of the engine's workers: it has loaded the engine and the programs in use, has no threads, holds no secret, and forks.
 
-Started by `client` as `python -I -m ipos.vm.parent FD HIDDEN-HOME HIDDEN...`. FD is a socket of packets, one JSON object each; with `fork` come two
-descriptors, the worker's pipe and the code of its program. It ends when the socket does, and every worker with it. Each worker is a process
+Started by `client` as `python -I -m ipos.vm.parent FD HIDDEN-HOME HIDDEN...`. FD is a socket of packets, one JSON object each; with `fork` come
+descriptors: the worker's pipe, the code of its program, and the image that it starts from, if any. It ends when the socket does, and every worker with it. Each worker is a process
 of its own that never returns from `fork`: confined before it reads the first byte that anybody else wrote.
 """
 
@@ -25,6 +25,7 @@ import wasmtime
 
 from ipos.vm import engine, worker
 from ipos.vm.plan import Confined
+from ipos.vm.runner import Held
 from ipos.vm.sandbox import linux, namespace
 from ipos.vm.sandbox.confine import UID_BASE, Given, confine
 from ipos.vm.version import version
@@ -38,7 +39,7 @@ ROOT_KEEPS: Final = (
     namespace.CAP_CHOWN, namespace.CAP_DAC_OVERRIDE, namespace.CAP_KILL, namespace.CAP_SETGID, namespace.CAP_SETUID,
 )  # fmt: skip
 
-Child = Callable[[wasmtime.Module, worker.Pipe], None]
+Child = Callable[[wasmtime.Module, worker.Pipe, Held | None], None]
 
 
 def woken(number: int, frame: object) -> None:
@@ -73,17 +74,19 @@ class Parent:
             case other:
                 self.say(event="failed", key=key, why=f"unknown command {other}")
 
-    def _fork(self, command: dict[str, Any], pipe: int, code: int) -> int:
+    def _fork(self, command: dict[str, Any], pipe: int, code: int, image: int | None = None) -> int:
         program = self.warm.program(command["program"], code) if command["program"] else None
+        held = self.warm.image(command["program"], command["image"], image) if image is not None else None
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             try:
+                self.warm.only(held)
                 layers = self._become(command, pipe, program.fds if program else frozenset(), parent)
                 pipe_of_child = worker.Pipe()
                 pipe_of_child.say(Confined(layers))
                 if program is not None:  # else it was only to say how it is confined
-                    self._child(program.module, pipe_of_child)
+                    self._child(program.module, pipe_of_child, held)
                 os._exit(0)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -141,7 +144,7 @@ class Parent:
                 os.read(wake_reader, 4096)
             self.reap()
             if self.sock in ready:
-                packet, fds, _, _ = socket.recv_fds(self.sock, PACKET_BYTES, 2)
+                packet, fds, _, _ = socket.recv_fds(self.sock, PACKET_BYTES, 3)
                 if not packet:
                     return
                 self.obey(json.loads(packet), fds)

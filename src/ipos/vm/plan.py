@@ -28,7 +28,7 @@ class Progress(NamedTuple):
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What to run; where its files are the worker knows by its descriptors. `seed`: 64 hexadecimal digits; bytes, units of work, seconds.
-    `work`: the most it may use, 0 = no limit; `every_s`: between saves, as `pace` says."""
+    `work`: the most it may use, 0 = no limit; `every_s`: between saves, as `pace` says. `image`: the CID of what it starts from, "" for none."""
 
     task: str
     args: tuple[str, ...] = ()
@@ -39,6 +39,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     work: int = 0
     mark_every: int = 1_000_000_000
     every_s: float = 5.0
+    image: str = ""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,7 +23,8 @@ OnEvent = Callable[[plan.Event], None]
 
 
 class Places(NamedTuple):
-    """The directories and files of one run. `saves` outlives it; `root` is read; `out`, `stdout`, `stderr` are made; `stdin`: None, or a file."""
+    """The directories and files of one run. `saves` outlives it; `root` is read; `out`, `stdout`, `stderr` are made; `stdin`: None, or a file;
+    `image`: the packed image that `Plan.image` names, under that name, `image_of`: the CID of its program."""
 
     root: Path
     out: Path
@@ -31,6 +32,8 @@ class Places(NamedTuple):
     stdout: Path
     stderr: Path
     stdin: Path | None = None
+    image: Path | None = None
+    image_of: str = ""
 
 
 class Ended(NamedTuple):

@@ -14,6 +14,7 @@ import wasmtime
 
 from ipos.vm import pack
 from ipos.vm.content import Content
+from ipos.vm.image import Image
 from ipos.vm.plan import mark_index
 from ipos.vm.runner import Ended, Runner, Spec
 from ipos.vm.save import Saves
@@ -50,13 +51,14 @@ class Replay:
         host: Content,
         save: Path | None = None,
         tell: Callable[[int], None] = lambda work: None,
+        image: Image | None = None,
     ) -> None:
         self._every = spec.mark_every
         self._tell = tell
         self.host = host
         self.since = 0
         if save is None:
-            self.runner = Runner.start(module, spec, host)
+            self.runner = Runner.start(module, spec, host, image)
             return
         saves = Saves(save, sync=False)
         try:

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import wasmtime
 from blake3 import blake3
 
 from ipos.vm import root
 from ipos.vm.host import Fault, FileHost
+from ipos.vm.image import Image
 from ipos.vm.instance import Instance, TooDeep
 from ipos.vm.root import Parts
 from ipos.vm.save import Head, Saves
 from ipos.vm.version import version
 from ipos.vm.wasi.boot import Boot
-from ipos.wire.errors import BadRecord
+from ipos.wire.errors import BadRecord, Refused
 
 SLICE_S: Final = 0.01
 FIRST_SLICE: Final = 5_000_000  # work; about as many ns
@@ -40,6 +41,14 @@ class Spec:
     work: int = 0
     mark_every: int = GOP
     export: str = "_start"
+
+
+class Held(NamedTuple):
+    """An instance with an image's memory in it, that nothing else was done with yet; `image` has no memory any more, which was `size` bytes."""
+
+    image: Image
+    instance: Instance
+    size: int
 
 
 @dataclass
@@ -78,7 +87,7 @@ class Output:
 class Runner:
     """Made by `start` or `resume`. `step` runs one slice; after it the program is stopped or over (`ended`)."""
 
-    def __init__(self, module: wasmtime.Module, spec: Spec, host: FileHost) -> None:
+    def __init__(self, module: wasmtime.Module, spec: Spec, host: FileHost, instance: Instance | None = None) -> None:
         self.spec = spec
         self.ended: Ended | None = None
         self.waiting = False
@@ -86,21 +95,42 @@ class Runner:
         self.speed = FIRST_SLICE / SLICE_S  # work a second
         self._out = Output(host)
         self._names = {export.name for export in module.exports}
-        self._instance = Instance(module, self._out, spec.memory_bytes)
-        self._export = "ipos_begin" if "ipos_begin" in self._names else spec.export
+        if instance is not None:
+            instance.adopt(self._out, spec.memory_bytes)
+        self._instance = instance or Instance(module, self._out, spec.memory_bytes)
+        self.export = "ipos_begin" if "ipos_begin" in self._names else spec.export
 
     @classmethod
-    def start(cls, module: wasmtime.Module, spec: Spec, host: FileHost) -> Runner:
-        self = cls(module, spec, host)
+    def start(cls, module: wasmtime.Module, spec: Spec, host: FileHost, image: Image | Held | None = None) -> Runner:
+        """From the beginning, or from where an image of the program waits at its marker. `Refused`: not with so little memory."""
+        held = image if isinstance(image, Held) else None
+        state = held.image if held is not None else image if isinstance(image, Image) else None
+        needed = held.size if held is not None else len(state.parts.memory) if state is not None else 0
+        if needed > spec.memory_bytes:
+            raise Refused(
+                f"the image needs {needed / (1 << 20):.0f} MiB of memory to begin; the task has "
+                f"{spec.memory_bytes >> 20} MiB (allow more with --memory)"
+            )
+        self = cls(module, spec, host, held.instance if held is not None else None)
         self._instance.boot(spec.boot)
+        if state is not None:
+            self._instance.place(state.parts)
+            self._instance.set_used(0)
+            self.export = state.export
         return self
 
     @classmethod
     def resume(
-        cls, module: wasmtime.Module, spec: Spec, host: FileHost, saves: Saves, printed: tuple[bytes, bytes]
+        cls,
+        module: wasmtime.Module,
+        spec: Spec,
+        host: FileHost,
+        saves: Saves,
+        printed: tuple[bytes, bytes],
+        held: Held | None = None,
     ) -> Runner:
         """From the newest save. `printed`: what the program had written to stdout and stderr when it was made (at least; the rest is
-        cut by the caller to `head.written`)."""
+        cut by the caller to `head.written`). `held`: an instance that may be used; after a `BadRecord` it is as it was."""
         head = saves.head()
         if head is None:
             raise BadRecord("save", "there is none")
@@ -109,15 +139,12 @@ class Runner:
         if head.task != spec.task:
             raise BadRecord("save", f"of task {head.task}, not of {spec.task}")
         parts = saves.parts(head)
-        self = cls(module, spec, host)
+        hashes = blake3(printed[0][: head.written[0]]), blake3(printed[1][: head.written[1]])
+        if tuple(hasher.digest() for hasher in hashes) != (head.stdout, head.stderr):
+            raise BadRecord("output", "what the program printed before this save is not at hand any more")
+        self = cls(module, spec, host, held.instance if held is not None else None)
         self._instance.restore(parts, head.work)
-        self._export, self.marks = head.export, list(head.marks)
-        for hasher, content, count, wanted in zip(
-            self._out.hashes, printed, head.written, (head.stdout, head.stderr), strict=True
-        ):
-            hasher.update(content[:count])
-            if hasher.digest() != wanted:
-                raise BadRecord("output", "what the program printed before this save is not at hand any more")
+        self.export, self.marks, self._out.hashes = head.export, list(head.marks), hashes
         return self
 
     def close(self) -> None:
@@ -150,7 +177,7 @@ class Runner:
             target = min(target, self.spec.work)
         began = time.perf_counter()
         try:
-            returned = self._instance.run(self._export, target)
+            returned = self._instance.run(self.export, target)
         except (wasmtime.Trap, TooDeep) as trap:
             self._trapped(trap)
             return
@@ -160,8 +187,8 @@ class Runner:
         if took > 0.001 and now > used:
             self.speed = 0.5 * self.speed + 0.5 * (now - used) / took
         status = self._instance.exit
-        if returned and self._export != self.spec.export:
-            self._export = self.spec.export  # the start function is over
+        if returned and self.export != self.spec.export:
+            self.export = self.spec.export  # the start function is over
         elif returned or status is not None:
             self.ended = Ended(status or 0, "", now, self.root(), self.marks, self.page_work)
         elif now > mark and not self.waiting:
@@ -197,7 +224,7 @@ class Runner:
         """The state's root, and the bytes written. The program goes on, here or wherever the save is."""
         header, hashes, parts = self._state()
         head = Head(
-            engine=version(), task=self.spec.task, export=self._export, work=header.work, lengths=header.lengths,
+            engine=version(), task=self.spec.task, export=self.export, work=header.work, lengths=header.lengths,
             stdout=header.stdout, stderr=header.stderr, written=self._instance.written(), marks=self.marks,
             leaves=b"".join(hashes), root=root.root(header, hashes),
         )  # fmt: skip

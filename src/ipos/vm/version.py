@@ -18,6 +18,12 @@ def version() -> str:
 
 
 @cache
+def image_runner() -> str:
+    """The script that Python images run."""
+    return (files("ipos.vm") / "image_runner.py").read_text()
+
+
+@cache
 def platform() -> str:
     """What such a task asks of a machine."""
     return f"wasm:{version()}"

@@ -18,11 +18,11 @@ from typing import BinaryIO, Final
 import msgspec
 import wasmtime
 
-from ipos.vm import engine, made, pace, plan
+from ipos.vm import engine, image, made, pace, plan
 from ipos.vm.content import spec_of
 from ipos.vm.host import Fault
 from ipos.vm.plan import USED_UP, Plan, Report
-from ipos.vm.runner import Runner, Spec
+from ipos.vm.runner import Held, Runner, Spec
 from ipos.vm.save import Saves
 from ipos.vm.wasi import output
 from ipos.vm.wasi.boot import Directory, File, Symlink
@@ -39,9 +39,13 @@ class Files:
     """`host.FileHost`: input files by number, below ROOT; standard streams. `copies`: of the output, beside the saves (the working
     directory)."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: bytes = b"") -> None:
+        """`start`: what a task that starts from an image finds as `image.START`."""
         self.paths: list[str] = []
         self.tree = self._directory(ROOT, "")
+        self._start = start
+        if start:
+            self.tree = image.with_start(self.tree, len(self.paths) + 1, start)
         self.copies: list[BinaryIO] = [open(which, "a+b") for which in ("stdout", "stderr")]  # noqa: SIM115
         self._open: OrderedDict[int, int] = OrderedDict()
 
@@ -70,6 +74,8 @@ class Files:
 
     def read(self, number: int, offset: int, length: int) -> bytes:
         """Of an input file."""
+        if number > len(self.paths):
+            return self._start[offset : offset + length]
         try:
             if number not in self._open:
                 if len(self._open) == OPEN_INPUTS:
@@ -148,9 +154,10 @@ class Pipe:
 class Work:
     """One run of one plan."""
 
-    def __init__(self, what: Plan, pipe: Pipe) -> None:
+    def __init__(self, what: Plan, pipe: Pipe, held: Held | None) -> None:
         self.plan = what
         self.pipe = pipe
+        self.held = held
         self.note = ""
         self._stopping = self._paused = self._save_now = False
         self._wait_s = what.every_s
@@ -160,7 +167,7 @@ class Work:
         """To its end, or until it is told to stop."""
         what = self.plan
         saves = Saves(Path("."), patience_s=PATIENCE_S)
-        host = Files()
+        host = Files(image.start_file(what.args, what.env) if what.image else b"")
         spec = spec_of(what, host.tree)
         runner, resumed_at = self._begin(module, spec, host, saves)
         self.pipe.say(plan.Began(resumed_at, self.note))
@@ -240,7 +247,7 @@ class Work:
         try:
             head = saves.head()
             if head is not None:
-                runner = Runner.resume(module, spec, host, saves, host.printed(head.written))
+                runner = Runner.resume(module, spec, host, saves, host.printed(head.written), self.held)
                 host.skip(runner.state.call("wasi_stdin_read"))
                 return runner, head.work
         except (BadRecord, ValueError) as damage:
@@ -249,17 +256,17 @@ class Work:
                 os.ftruncate(fd, 0)
             self.note = f"the save on this machine was damaged ({damage}): it began again"
         host.printed((0, 0))
-        return Runner.start(module, spec, host), 0
+        return Runner.start(module, spec, host, self.held), 0
 
 
-def work(module: wasmtime.Module, pipe: Pipe) -> None:
+def work(module: wasmtime.Module, pipe: Pipe, held: Held | None) -> None:
     """In a confined process: everything that a worker does, from its first command to its report."""
     reports: list[Report] = []
 
     def run() -> None:
         try:
             os.fchdir(SAVES)
-            reports.append(Work(pipe.first(), pipe).run(module))
+            reports.append(Work(pipe.first(), pipe, held).run(module))
         except Refused as refused:
             reports.append(Report(exit=125, killed=str(refused)))
         except (Fault, OSError, MemoryError, msgspec.DecodeError) as fault:

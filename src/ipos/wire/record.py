@@ -34,6 +34,9 @@ MaybeDigest = Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64})?\Z")]
 Address = Annotated[str, msgspec.Meta(pattern=r"\A0x[0-9a-fA-F]{40}\Z")]
 """A field that holds an account or a run key by its EIP-55 text."""
 
+LateLink = Annotated[bytes | None, "link", "late"]
+"""A link in a field that came after its record was first used: None is not encoded, so records without it keep their bytes and CIDs."""
+
 DAG_CBOR = b"\x01\x71\x12\x20"
 _COMMON = frozenset({DAG_CBOR, b"\x01\x55\x12\x20", b"\x01\x70\x12\x20", b"\x01\x55\x1e\x20", b"\x01\x71\x1e\x20"})
 _VERSIONS = (
@@ -128,7 +131,7 @@ def _plain(value: Any, kind: Any, path: str, depth: int) -> Any:
         return {
             name: _plain(getattr(value, name), hint, prefix + name, depth + 1)
             for name, hint in _fields(type(value))
-            if name != "ext" or value.ext
+            if not (name == "ext" and not value.ext) and not (getattr(value, name) is None and _is_late(hint))
         }
     if isinstance(value, (tuple, list)):
         items = cast("tuple[Any, ...]", value)
@@ -161,6 +164,10 @@ def _strip(kind: Any) -> Any:
 @cache
 def _is_link(kind: Any) -> bool:
     return "link" in getattr(_strip(kind), "__metadata__", ())
+
+
+def _is_late(kind: Any) -> bool:
+    return "late" in getattr(kind, "__metadata__", ())
 
 
 def _bytes(value: bytes, kind: Any, path: str) -> bytes:

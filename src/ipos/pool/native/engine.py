@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ import msgspec
 
 from ipos.pool import marks, saves
 from ipos.pool.execute import Ran
+from ipos.pool.image import owner
 from ipos.pool.records import Task
 from ipos.pool.saves import Holds, Importer, Save
 from ipos.store import cid as c
@@ -42,6 +44,7 @@ class Engine:
         self.clock = clock
         self._work = home / "work"
         self._root = home / "env" / "saves"
+        self._images = home / "env" / "images"
         self._plans: dict[str, Plan] = {}
 
     def saves(self, task: Task) -> Path:
@@ -60,6 +63,21 @@ class Engine:
                 if aged or directory.name.startswith(".save-"):
                     shutil.rmtree(directory, ignore_errors=True)
 
+    def image(self, task: Task) -> Path | None:
+        """In a thread: the image that the task starts from, as a file named by its CID; laid out once for all tasks."""
+        if task.image is None:
+            return None
+        path = self._images / c.text(task.image)
+        if not self.holds.has(owner(task.image)):  # its saves share blocks with it
+            self.holds.hold(owner(task.image), task.image)
+        if not path.exists():
+            self._images.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self._images, prefix=".image-") as scratch:
+                new = Path(scratch, "packed")
+                unixfs.export(self.store, task.image, new, 0o444)
+                new.rename(path)
+        return path
+
     def prepare(self, key: str, task: Task, every_s: float) -> None:
         """In a thread, when its input is laid out in `work/KEY/cwd`."""
         run = saves.engine_run(self.store, task)
@@ -72,9 +90,10 @@ class Engine:
         if save is not None:
             await asyncio.to_thread(saves.lay_out, self.store, save, self.saves(task))
         directory = self._work / key
+        image = await asyncio.to_thread(self.image, task)
         places = Places(
             root=directory / "cwd", out=directory / "out", saves=self.saves(task), stdout=directory / "stdout",
-            stderr=directory / "stderr", stdin=directory / "stdin" if task.stdin is not None else None,
+            stderr=directory / "stderr", stdin=directory / "stdin" if task.stdin is not None else None, image=image, image_of=c.text(task.program),
         )  # fmt: skip
         return EngineRun(self, key, task, self._plans.pop(key), places, program)
 
@@ -125,13 +144,15 @@ class EngineRun:
 
     async def _start(self) -> Worker | Report:
         """A worker at work; or why there is none. To be compiled takes long: nobody who stops or kills the task waits for that."""
-        starting = asyncio.ensure_future(self._engine.workers.start(self._plan, self._places, self._program))
+        starting = asyncio.ensure_future(self._begin())
         await asyncio.wait((starting, self._given_up), return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             starting.add_done_callback(_unwanted)
             return Report(exit=125, killed=self._killed) if self._killed else Report(stopped=True)
         try:
             worker = starting.result()
+        except BadRecord as damage:
+            return Report(fault=f"the image is damaged ({damage})")
         except Refused as refused:  # what is not admitted here is admitted nowhere: that is the task's end
             return Report(exit=125, killed=str(refused))
         except (Fault, OSError) as fault:
@@ -144,6 +165,20 @@ class EngineRun:
         if self._killed:
             worker.kill()
         return worker
+
+    async def _begin(self) -> Worker:
+        if self._places.image is not None:
+            await self._whole(self._places.image)
+        return await self._engine.workers.start(self._plan, self._places, self._program)
+
+    async def _whole(self, image: Path) -> None:
+        """A file that was damaged here is laid out anew, once. `BadRecord`: so it is what the task names."""
+        try:
+            await self._engine.workers.image(image, self._places.image_of)
+        except BadRecord as damage:
+            log.warning("%s: the image on this machine is damaged (%s): laid out anew", self._key, damage)
+            image.unlink(missing_ok=True)
+            await asyncio.to_thread(self._engine.image, self._task)
 
     async def exited(self) -> None:
         limit = self._task.limits.wall_ms / 1000

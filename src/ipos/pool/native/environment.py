@@ -57,7 +57,8 @@ def project_of(script: Path) -> Path | None:
     return None
 
 
-async def _uv(arguments: Sequence[str], stdin: str = "") -> tuple[int, str, str]:
+async def uv(arguments: Sequence[str], stdin: str = "") -> tuple[int, str, str]:
+    """Run it: status, standard output, standard error."""
     from uv import find_uv_bin
 
     process = await asyncio.create_subprocess_exec(
@@ -76,7 +77,7 @@ async def _uv(arguments: Sequence[str], stdin: str = "") -> tuple[int, str, str]
     return process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace")
 
 
-def _sentence(err: str) -> str:
+def sentence(err: str) -> str:
     """What uv says, in one line."""
     words = re.sub(r"\x1b\[[0-9;]*m", "", err)
     words = re.sub(r"[\s│╰─▶×]+", " ", words).strip()
@@ -92,12 +93,12 @@ async def resolve(script: Path, withs: Sequence[str], say: Callable[[str], None]
     if project is not None:
         say(f"reading {project.name}/uv.lock")
         arguments = ["export", "--frozen", "--no-emit-project", "--no-dev", "--quiet", "--project", str(project)]
-        code, out, err = await _uv(arguments)
+        code, out, err = await uv(arguments)
         if code:
-            raise Refused(f"{project}/uv.lock cannot be used: {_sentence(err)}")
+            raise Refused(f"{project}/uv.lock cannot be used: {sentence(err)}")
         needs = [out, *needs] if out.strip() else needs
         if not withs:
-            return Environment(python=python, requirements=_bare(out)) if out.strip() else None
+            return Environment(python=python, requirements=bare(out)) if out.strip() else None
     if not needs:
         return None
     say(f"resolving {', '.join(withs or needs)[:200]}")
@@ -112,13 +113,13 @@ async def resolve(script: Path, withs: Sequence[str], say: Callable[[str], None]
         "--python-version",
         python,
     ]
-    code, out, err = await _uv(arguments, "\n".join(needs) + "\n")
+    code, out, err = await uv(arguments, "\n".join(needs) + "\n")
     if code:
-        raise Refused(f"{script.name}: its packages cannot be resolved: {_sentence(err)}")
-    return Environment(python=python, requirements=_bare(out))
+        raise Refused(f"{script.name}: its packages cannot be resolved: {sentence(err)}")
+    return Environment(python=python, requirements=bare(out))
 
 
-def _bare(requirements: str) -> str:
+def bare(requirements: str) -> str:
     """Without comments, so that equal requirements are equal text."""
     return "".join(
         line + "\n" for line in requirements.splitlines() if line.strip() and not line.lstrip().startswith("#")
@@ -127,9 +128,9 @@ def _bare(requirements: str) -> str:
 
 async def installed(package: str, target: Path) -> None:
     """The files of one package, without what it depends on, under `target`."""
-    code, _, err = await _uv(["pip", "install", "--quiet", "--no-deps", "--target", str(target), package])
+    code, _, err = await uv(["pip", "install", "--quiet", "--no-deps", "--target", str(target), package])
     if code:
-        raise Refused(f"{package} cannot be fetched: {_sentence(err)}")
+        raise Refused(f"{package} cannot be fetched: {sentence(err)}")
 
 
 class Builds:
@@ -159,9 +160,9 @@ class Builds:
                 ),
             )
             for arguments, stdin in steps:
-                code, _, err = await _uv(arguments, stdin)
+                code, _, err = await uv(arguments, stdin)
                 if code:
-                    raise Refused(f"the environment cannot be built here: {_sentence(err)}")
+                    raise Refused(f"the environment cannot be built here: {sentence(err)}")
             stamp.write_text("")
             say(f"built {what}")
             return python

@@ -23,14 +23,15 @@ class Save(msgspec.Struct, frozen=True):
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """`node` computed the work from `begin` to `end` (units). `keeper` signed for the save `closing`; both empty for the last segment."""
+    """`node` computed the work from `begin` to `end` (units), from the save `opening` (None: the start). `keeper` signed for the save
+    `closing`; "" and None for the last segment, which the task's end closes."""
 
     node: str
     begin: int
     end: int
+    opening: Save | None
     keeper: str = ""
-    opening: str = ""  # CID of the save it began from, "" = the start
-    closing: str = ""
+    closing: Save | None = None
 
 
 class Chain(State, frozen=True):
@@ -138,6 +139,12 @@ class Finished(Event, frozen=True):
     work: int
 
 
+class Barred(Event, frozen=True):
+    """The quorum has another candidate, on this machine: it may keep nothing here any more."""
+
+    machine: str
+
+
 class Restarted(Event, frozen=True):
     """The coordinator has just read this chain from its journal."""
 
@@ -235,8 +242,7 @@ def _signed(state: Pulling, event: Signed) -> Answer:
     if event.machine in barred:
         why = f"{event.keeper} is on {event.machine}, whose word about its own quorum counts for nothing"
         return state, [Reject(why), Pull(state.node, state.offer, barred)]
-    opening = state.signed.cid if state.signed is not None else ""
-    segment = Segment(state.node, state.safe, state.offer.work, event.keeper, opening, state.offer.cid)
+    segment = Segment(state.node, state.safe, state.offer.work, state.signed, event.keeper, state.offer)
     kept = Vacant(state.seat, state.barred, state.offer, (*state.segments, segment))
     if state.leaving:
         return kept, [Credit(segment), Release(state.node, True)]
@@ -289,9 +295,16 @@ def _finished(state: Held | Pulling | Leaving, event: Finished) -> Answer:
         return _not_holder(state, event.node)
     if event.work < state.safe:
         return state, [Dismiss(state.node, f"it ended at {event.work} units; a save of it at {state.safe} is kept")]
-    segment = Segment(state.node, state.safe, event.work, opening=state.signed.cid if state.signed is not None else "")
+    segment = Segment(state.node, state.safe, event.work, state.signed)
     segments = (*state.segments, segment)
     return Closed(state.seat, state.barred, state.signed, segments, node=state.node, work=event.work), [Credit(segment)]
+
+
+@handover.on((Vacant, *Occupied), Barred)
+def _barred(state: Chain, event: Barred) -> Answer:
+    if event.machine in state.barred:
+        return state, []
+    return msgspec.structs.replace(state, barred=(*state.barred, event.machine)), []
 
 
 @handover.on(Pulling, Restarted)

@@ -222,7 +222,8 @@ class Replication:
                 self._open_case(instruction)
             case q.Expose(id, node, sentence):
                 self.book.exposed[id] = f"{self._name(node)} (seat {id}) lied: {sentence}"
-                self._say(self.book.exposed[id])
+                if not any(lie.seat == id for verdict in self._verdicts() for lie in verdict.liars):
+                    self._say(self.book.exposed[id])
             case q.Dismiss(id, _):
                 self._dismiss(id)
             case q.Accept():
@@ -499,14 +500,18 @@ class Replication:
             )  # fmt: skip
             verdict = signed(verdict, self._key)
             self.book.verdicts[id] = encode(verdict).hex()
-            for sentence in sentences(verdict, self._names()):
+            for sentence in sentences(verdict, {**self._names(), judge: "a judge"}):
                 self._say(sentence)
         self._quorum(q.Judged(id, case.index, right, self.clock.now()))
 
     # ---- the end
 
     def _names(self) -> dict[str, str]:
-        return {node: self._name(node) for node in self.book.workers}
+        judges = {verdict.judge: "a judge" for verdict in self._verdicts()}
+        return {**judges, **{node: self._name(node) for node in self.book.workers}}
+
+    def _verdicts(self) -> tuple[Verdict, ...]:
+        return tuple(decode(Verdict, bytes.fromhex(body)) for body in self.book.verdicts.values())
 
     async def _finish(self, accepted: q.Accept) -> None:
         """The outputs come from a seat that won; each block is checked against what all winners agree on."""
@@ -546,7 +551,7 @@ class Replication:
         return Agreement(
             ending=accepted.ending, marks=first.marks, use=accepted.use, seats=sum(s.claim is not None for s in seats),
             winners=accepted.winners, exposed=dict(self.book.exposed),
-            verdicts=tuple(decode(Verdict, bytes.fromhex(body)) for body in self.book.verdicts.values()),
+            verdicts=self._verdicts(),
             work=sum(computed) + sum(work for _, work in self.book.judged.values()), credits=credits,
             moved=tuple(self.book.moved), names=self._names(),
         )  # fmt: skip

@@ -9,6 +9,7 @@ import msgspec
 
 from ipos.identity import keys
 from ipos.pool.commitment import Entry
+from ipos.store import cid as c
 from ipos.wire.errors import Refused
 from ipos.wire.record import Link, Record, encode
 
@@ -49,8 +50,6 @@ class Verdict(Record, frozen=True, kw_only=True):
 
 
 def step_of(entry: Entry) -> Step:
-    from ipos.store import cid as c
-
     return Step(work=entry.work, root=entry.root, ending=c.parse(entry.ending) if entry.ending else None)
 
 
@@ -72,13 +71,16 @@ def check(verdict: Verdict, address: str) -> None:
 
 def sentences(verdict: Verdict, names: dict[str, str]) -> list[str]:
     """For people; `names`: what nodes are called."""
-    what = "the end" if verdict.right.ending is not None else f"mark {verdict.mark}"
+    judge = names.get(verdict.judge, verdict.judge)
     return [
-        f"{names.get(lie.node, lie.node)} (seat {lie.seat}) lied at mark {verdict.mark}: it said {lie.claimed.root[:16]} after "
-        f"{lie.claimed.work} units; {what} is {verdict.right.root[:16]} after {verdict.right.work}, re-executed by "
-        f"{names.get(verdict.judge, verdict.judge)} ({verdict.work / 1e9:.2f} Gop)"
+        f"{names.get(lie.node, lie.node)} (seat {lie.seat}) lied at mark {verdict.mark}: it said {_words(lie.claimed)}, right is "
+        f"{_words(verdict.right)}; {judge} re-executed it ({verdict.work / 1e9:.2f} Gop)"
         for lie in verdict.liars
     ]
+
+
+def _words(step: Step) -> str:
+    return f"{'the end' if step.ending is not None else 'a mark'} after {step.work} units with root {step.root[:16]}"
 
 
 def chance(seats: int, lie: float = LIE) -> float:

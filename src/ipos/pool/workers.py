@@ -39,6 +39,8 @@ class Worker:
         self.home = home
         self.node = ""
         self.pid = 0
+        self._handle = -1
+        self._why = ""
         self._command = command
         self._say = say
         self._questions = itertools.count()
@@ -64,6 +66,7 @@ class Worker:
         finally:
             os.close(log)
         self.pid = self._process.pid
+        self._handle = os.pidfd_open(self.pid)
         self._reading = asyncio.create_task(self._read())
         try:
             async with asyncio.timeout(READY_S):
@@ -85,13 +88,12 @@ class Worker:
             self._end(str(error))
         else:
             self._end("")
-        with suppress(ProcessLookupError):
-            self._process.kill()
+        self._strike()
         code = await self._process.wait()
+        os.close(self._handle)
+        self._handle = -1
         how = f"its process was ended by signal {-code}" if code < 0 else f"its process ended with status {code}"
         self._say(self, {"event": "gone", "reason": self._why or how})
-
-    _why = ""
 
     def _end(self, why: str) -> None:
         self._why = why
@@ -164,10 +166,15 @@ class Worker:
         """Returns when nothing of it runs any more."""
         if self._process is None:
             return
-        with suppress(ProcessLookupError):
-            os.kill(self._process.pid, signal.SIGKILL)
+        self._strike()
         if self._reading is not None:
             await asyncio.wait((self._reading,))
+
+    def _strike(self) -> None:
+        """By its descriptor: a number may be somebody else's by now."""
+        if self._handle >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
 
 
 async def _read(store: BlockStore, cids: Sequence[bytes]) -> list[Block]:

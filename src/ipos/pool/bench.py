@@ -7,13 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ipos.identity import keys
-from ipos.pool import data
+from ipos.pool import data, signing
 from ipos.pool.book import Book
 from ipos.pool.commitment import Entry
 from ipos.pool.handover import Save
 from ipos.pool.records import Task
-from ipos.pool.seat import keeping
 from ipos.pool.workers import Command, Event, Worker, seat
 from ipos.store import cid as c
 from ipos.store.blocks import BlockStore
@@ -103,9 +101,9 @@ class Bench:
         answer, _ = await keeper.ask(
             "keep", task=c.text(task), save=save.cid, work=save.work, root=save.root, holder=holder
         )
-        words = keeping(task, save.cid, save.work, save.root, holder)
-        if keys.signer(words, bytes.fromhex(answer["signature"])) != keeper.node:
-            raise Refused("the keeper's signature is not its own")
+        root = bytes.fromhex(save.root)
+        words = {"task": c.text(task), "save": save.cid, "work": save.work, "root": root, "holder": holder}
+        signing.check(keeper.node, str(answer["signature"]), signing.KEPT, **words)
 
     async def judge(self, barred: tuple[str, ...]) -> Worker:
         for node, worker in self._judges.items():

@@ -15,8 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ipos.identity import keys
-from ipos.pool import data
+from ipos.pool import data, signing
 from ipos.pool import dispute as d
 from ipos.pool import handover as h
 from ipos.pool import lease as l
@@ -26,7 +25,7 @@ from ipos.pool.book import Book, Shelf
 from ipos.pool.commitment import Claim, Ending, Mark, Use
 from ipos.pool.machine import Event, Ignored, Instruction
 from ipos.pool.records import Task
-from ipos.pool.seat import binding
+from ipos.pool.signing import Signer
 from ipos.pool.verdict import Lie, Verdict, sentences, signed, step_of
 from ipos.pool.workers import Command, Worker, seat
 from ipos.store import cid as c
@@ -82,7 +81,7 @@ class Replication:
         directory: Path,
         task: bytes,
         store: BlockStore,
-        key: keys.Key,
+        key: Signer,
         policy: q.Policy,
         command: Command = seat,
         every_s: float = 2.0,
@@ -389,7 +388,8 @@ class Replication:
             case "saved":
                 self._chain(id, h.Offered(node, h.Save(message["save"], message["work"], message["root"])))
             case "committed":
-                self._check(node, id, message["commitment"], message["signature"])
+                names = {"task": c.text(self.task), "seat": id, "commitment": bytes.fromhex(message["commitment"])}
+                signing.check(node, message["signature"], signing.COMMITMENT, **names)
                 self._quorum(q.Committed(id, node, message["commitment"], now))
                 if isinstance(self.book.quorum, q.Revealing):
                     self._tell(node, "reveal", id)
@@ -404,15 +404,13 @@ class Replication:
             case _:
                 pass
 
-    def _check(self, node: str, id: str, words: str, signature: str) -> None:
-        if keys.signer(binding(self.task, id, words), bytes.fromhex(signature)) != node:
-            raise Refused("a message that its run key has not signed")
-
     def _revealed(self, held: q.Seat, node: str, message: dict[str, Any], now: float) -> None:
-        self._check(node, held.id, message["salt"] + message["claim"], message["signature"])
-        claim = decode(Claim, bytes.fromhex(message["claim"]))
+        salt, body = bytes.fromhex(message["salt"]), bytes.fromhex(message["claim"])
+        names = {"task": c.text(self.task), "seat": held.id, "salt": salt, "claim": body}
+        signing.check(node, message["signature"], signing.OPENING, **names)
+        claim = decode(Claim, body)
         marks = tuple((int(work), str(root)) for work, root in message["marks"])
-        self._quorum(q.Revealed(held.id, node, claim, marks, bytes.fromhex(message["salt"]), now))
+        self._quorum(q.Revealed(held.id, node, claim, marks, salt, now))
         kept = self.book.quorum.seat(held.id)
         if kept is not None and kept.claim is not None and not isinstance(self.book.leases[held.id], l.Finished):
             self._chain(held.id, h.Finished(node, claim.ending.work))

@@ -25,9 +25,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from ipos.identity import keys
+from ipos.identity.private import write_private
+from ipos.identity.typed import RunKey
 from ipos.pool import pipe, saves
 from ipos.pool.commitment import SALT_BYTES, Claim, Ending, Entry, Mark, Use, commit, entries
 from ipos.pool.records import EngineRun, Task
+from ipos.pool.signing import COMMITMENT, KEPT, OPENING, sign
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import BlockStore, PackStore
@@ -141,8 +144,7 @@ class Engine:
 
 def _plan(task: Task, run: EngineRun) -> Plan:
     return Plan(
-        task=saves.identity(task, run), program="", args=(task.name, *task.args), env=run.env, seed=run.seed, root="", out="",
-        saves="", report="", progress="", cache="", memory_bytes=run.memory_bytes,
+        task=saves.identity(task, run), args=(task.name, *task.args), env=run.env, seed=run.seed, memory_bytes=run.memory_bytes,
         output_bytes=task.limits.output_bytes or limits.output_bytes, work=run.work, mark_every=run.mark_every, every_s=0.0,
     )  # fmt: skip
 
@@ -174,7 +176,7 @@ class Sitting:
         """On a thread with a large stack."""
         try:
             if (known := self._written_down()) is not None:
-                self.tell("committed", commitment=commit(*known), **self._proof(commit(*known)))
+                self.bind(commit(*known))
                 return
             self._work()
         except Stopped:
@@ -249,18 +251,26 @@ class Sitting:
         claim = Claim(task=c.text(self.task_cid), seat=self.seat, node=self.place.key.address, ending=ending, use=use)
         salt = os.urandom(SALT_BYTES)
         found = {"claim": encode(claim).hex(), "marks": marks, "salt": salt.hex()}
-        keys.write_private(self.directory / "found", json.dumps(found).encode())
-        commitment = commit(claim, marks, salt)
-        self.tell("committed", commitment=commitment, **self._proof(commitment))
+        write_private(self.directory / "found", json.dumps(found).encode())
+        self.bind(commit(claim, marks, salt))
+
+    def bind(self, commitment: str) -> None:
+        """Send a commitment."""
+        signature = sign(self.place.key, COMMITMENT, **self._names(), commitment=bytes.fromhex(commitment))
+        self.tell("committed", commitment=commitment, signature=signature)
 
     def reveal(self) -> None:
         """Open the commitment."""
         known = self._written_down()
         if known is None:
             raise Refused(f"seat {self.seat} has committed to nothing")
-        claim, marks, salt = known
+        self.open(*known)
+
+    def open(self, claim: Claim, marks: tuple[Mark, ...], salt: bytes) -> None:
+        """Send what a commitment stands for."""
         body = encode(claim)
-        self.tell("revealed", claim=body.hex(), marks=marks, salt=salt.hex(), **self._proof(salt.hex() + body.hex()))
+        signature = sign(self.place.key, OPENING, **self._names(), salt=salt, claim=body)
+        self.tell("revealed", claim=body.hex(), marks=marks, salt=salt.hex(), signature=signature)
 
     # ---- what it hears
 
@@ -277,21 +287,11 @@ class Sitting:
         marks = tuple((int(work), str(root)) for work, root in found["marks"])
         return decode(Claim, bytes.fromhex(found["claim"])), marks, bytes.fromhex(found["salt"])
 
-    def _proof(self, words: str) -> dict[str, str]:
-        return {"signature": self.place.key.sign(binding(self.task_cid, self.seat, words)).hex()}
+    def _names(self) -> dict[str, object]:
+        return {"task": c.text(self.task_cid), "seat": self.seat}
 
     def tell(self, event: str, **words: Any) -> None:
         self.place.tell(event, lease=self.lease, **words)
-
-
-def binding(task: bytes, seat: str, words: str) -> bytes:
-    """What a run key signs of a seat's commitment and of its opening."""
-    return f"ipos seat 1\n{c.text(task)}\n{seat}\n{words}".encode()
-
-
-def keeping(task: bytes, save: str, work: int, root: str, holder: str) -> bytes:
-    """What a keeper signs: it has this save, every byte of it is as its root says, and this node made it."""
-    return f"ipos keep 1\n{c.text(task)}\n{save}\n{work}\n{root}\n{holder}".encode()
 
 
 Sit = Callable[["Workplace", str, str, bytes, bytes | None, float], Sitting]
@@ -307,7 +307,7 @@ class Workplace:
         self.home = home
         self._sit = sit
         self._lock = _locked(home)
-        self.key = keys.load(home / "run.key") or keys.create(home / "run.key")
+        self.key = RunKey(keys.load(home / "run.key") or keys.create(home / "run.key"))
         self.store = PackStore(home / "store")
         self.holds = saves.Holds(self.store)
         self.sittings: dict[str, Sitting] = {}
@@ -406,8 +406,9 @@ class Workplace:
         if (head.work, head.root.hex()) != (work, root):
             raise BadRecord("save", f"its root is {head.root.hex()[:16]} at {head.work}, not {root[:16]} at {work}")
         self.holds.hold(f"{message['task']} {save}", c.parse(save))
-        words = keeping(c.parse(message["task"]), save, work, root, message["holder"])
-        return {"signature": self.key.sign(words).hex()}
+        task, holder = message["task"], message["holder"]
+        signature = sign(self.key, KEPT, task=task, save=save, work=work, root=head.root, holder=holder)
+        return {"signature": signature}
 
     def _judge(self, message: pipe.Message) -> None:
         try:

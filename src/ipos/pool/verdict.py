@@ -7,10 +7,10 @@ from typing import Final
 
 import msgspec
 
-from ipos.identity import keys
+from ipos.pool import signing
 from ipos.pool.commitment import Entry
+from ipos.pool.signing import Signer
 from ipos.store import cid as c
-from ipos.wire.errors import Refused
 from ipos.wire.record import Link, Record, encode
 
 LIE: Final = 0.05  # of the printed figure: how probable it is that a worker's answer is wrong
@@ -35,7 +35,7 @@ class Lie(Record, frozen=True, kw_only=True):
 class Verdict(Record, frozen=True, kw_only=True):
     """Step `mark` of a task (mark 1 is the first; the step after the last mark is its end) was re-executed from `before`, the state that
     all parties agreed on (None: the start), by `judge` (a run address), who found `right`. `since`: the work at which the re-execution
-    began, `work`: how many units it took. `signature`: of the coordinator's run key over the record without it, EIP-191, hex."""
+    began, `work`: how many units it took. `signature`: of the coordinator's run key over the record without it (EIP-712, `signing`), hex."""
 
     v: int = 1
     task: Link
@@ -53,20 +53,15 @@ def step_of(entry: Entry) -> Step:
     return Step(work=entry.work, root=entry.root, ending=c.parse(entry.ending) if entry.ending else None)
 
 
-def signed(verdict: Verdict, key: keys.Key) -> Verdict:
+def signed(verdict: Verdict, key: Signer) -> Verdict:
     bare = msgspec.structs.replace(verdict, signature="")
-    return msgspec.structs.replace(bare, signature=key.sign(encode(bare)).hex())
+    return msgspec.structs.replace(bare, signature=signing.sign(key, signing.VERDICT, record=encode(bare)))
 
 
 def check(verdict: Verdict, address: str) -> None:
     """`Refused` unless `address` has signed it."""
     bare = msgspec.structs.replace(verdict, signature="")
-    try:
-        signature = bytes.fromhex(verdict.signature)
-    except ValueError:
-        raise Refused("a verdict whose signature is not hexadecimal") from None
-    if keys.signer(encode(bare), signature) != address:
-        raise Refused(f"a verdict that {address} has not signed")
+    signing.check(address, verdict.signature, signing.VERDICT, record=encode(bare))
 
 
 def sentences(verdict: Verdict, names: dict[str, str]) -> list[str]:

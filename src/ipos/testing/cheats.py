@@ -16,9 +16,9 @@ from typing import Any, Final
 import msgspec
 
 from ipos.pool import seat, workers
-from ipos.pool.commitment import Claim, Ending, Mark, Use, commit
+from ipos.pool.commitment import Ending, Mark, Use, commit
 from ipos.pool.seat import Engine, Sitting, Workplace
-from ipos.wire.record import decode, encode
+from ipos.vm.runner import Ended
 
 COPY_S: Final = 60.0  # how long a copier waits for something to copy
 
@@ -90,8 +90,6 @@ class EndEarly(Cheat):
         super().slice(engine)
         runner = engine.runner
         if len(runner.marks) == self.after and runner.ended is None:
-            from ipos.vm.runner import Ended
-
             runner.ended = Ended(0, "", runner.work, runner.root(), runner.marks)
 
 
@@ -107,7 +105,7 @@ class Copy(Cheat):
                 (self.directory / "found").write_bytes(found[0].read_bytes())
                 known = self._written_down()
                 assert known is not None
-                self.tell("committed", commitment=commit(*known), **self._proof(commit(*known)))
+                self.bind(commit(*known))
                 return
             time.sleep(0.05)
         self.tell("fault", reason="there was nothing to copy")
@@ -136,9 +134,7 @@ class Swap(Cheat):
         known = self._written_down()
         assert known is not None
         claim, marks, salt = known
-        other: Claim = msgspec.structs.replace(claim, ending=msgspec.structs.replace(claim.ending, exit=77))
-        body = encode(decode(Claim, encode(other)))
-        self.tell("revealed", claim=body.hex(), marks=marks, salt=salt.hex(), **self._proof(salt.hex() + body.hex()))
+        self.open(msgspec.structs.replace(claim, ending=msgspec.structs.replace(claim.ending, exit=77)), marks, salt)
 
 
 class Mute(Cheat):

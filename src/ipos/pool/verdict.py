@@ -11,9 +11,12 @@ from ipos.pool import signing
 from ipos.pool.commitment import Entry
 from ipos.pool.signing import Signer
 from ipos.store import cid as c
-from ipos.wire.record import Link, Record, encode
+from ipos.wire.record import Link, Record, cid_of, encode
 
 LIE: Final = 0.05  # of the printed figure: how probable it is that a worker's answer is wrong
+
+
+__all__ = ["LOCAL", "Lie", "Step", "Verdict", "assumed", "chance", "check", "cid_of", "sentences", "signed", "step_of"]
 
 
 class Step(Record, frozen=True, kw_only=True):
@@ -82,3 +85,17 @@ def chance(seats: int, lie: float = LIE) -> float:
     """The chance that a wrong item is left: that more than half of `seats` workers lie, each with probability `lie` apart from the others,
     and that all liars say the same. An upper bound for those who do not plan together."""
     return sum(comb(seats, k) * lie**k * (1 - lie) ** (seats - k) for k in range(seats // 2 + 1, seats + 1))
+
+
+def assumed(seats: int) -> str:
+    """The assumption of `chance`, in words that stand before it."""
+    return (
+        f"chance that a wrong result is left if each of {seats} workers lies once in {round(1 / LIE)} times, apart from the others, "
+        "and all liars say the same"
+    )
+
+
+LOCAL: Final = (
+    "replicas on one machine of one account guard against faults and bugs only, not against the machine's owner, until they can be spread "
+    "over others' machines"
+)

@@ -54,6 +54,11 @@ class Bench:
         for name in ("workers", "judges", KEEPER):
             shutil.rmtree(self._directory / name, ignore_errors=True)
 
+    def signal(self, number: int) -> None:
+        """To every process."""
+        for worker in self._all:
+            worker.signal(number)
+
     def machine(self, worker: Worker) -> str:
         """Each home stands for a machine of its own, as far as who keeps whose saves is concerned."""
         return worker.home.name

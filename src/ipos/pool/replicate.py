@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import signal
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -98,7 +99,7 @@ class Replication:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._directory = directory
         self._shelf = Shelf(directory / "book.db")
-        self._dirty = False
+        self._dirty = self._paused = False
         self._decided: list[tuple[str, Instruction]] = []
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -135,6 +136,21 @@ class Replication:
     def leave(self, id: str) -> None:
         """The worker of this seat shall hand over."""
         self._chain(id, h.Leave())
+
+    def pause(self) -> None:
+        """Every process of it stops using the machine. No lease runs out meanwhile."""
+        self._paused = True
+        self.bench.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._paused = False
+        self.bench.signal(signal.SIGCONT)
+        now = self.clock.now()
+        for id, lease in self.book.leases.items():
+            if isinstance(lease, l.Open):
+                self._lease(id, l.Restarted(now))
+        if isinstance(self.book.quorum, q.Revealing):
+            self._quorum(q.Restarted(now))
 
     def _begin(self) -> None:
         now = self.clock.now()
@@ -204,6 +220,8 @@ class Replication:
     async def _tick(self) -> None:
         while True:
             await self.clock.sleep(TICK_S)
+            if self._paused:
+                continue
             now = self.clock.now()
             for id, lease in list(self.book.leases.items()):
                 if isinstance(lease, l.Open):

@@ -33,7 +33,9 @@ from ipos.pool.records import EngineRun, Task
 from ipos.pool.signing import COMMITMENT, KEPT, OPENING, sign
 from ipos.store import cid as c
 from ipos.store import unixfs
-from ipos.store.blocks import BlockStore, PackStore
+from ipos.store.blocks import BlockStore
+from ipos.store.pack import PackStore
+from ipos.store.pins import Pins
 from ipos.vm import engine, made, pack
 from ipos.vm.content import Content, spec_of
 from ipos.vm.host import Fault
@@ -131,9 +133,12 @@ class Engine:
 
     def _left(self) -> bytes | None:
         with tempfile.TemporaryDirectory(dir=self.directory.parent) as scratch:
-            out = Path(scratch, "out")
-            made.write(output.root(self.runner.state), self.host.tree, out, self.host.read)
-            return unixfs.add_dir(self._store, out, links=True) if any(out.iterdir()) else None
+            to = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                some = made.write(output.root(self.runner.state), self.host.tree, to, self.host.read)
+            finally:
+                os.close(to)
+            return unixfs.add_dir(self._store, Path(scratch), links=True) if some else None
 
     def close(self) -> None:
         self.runner.close()
@@ -309,7 +314,7 @@ class Workplace:
         self._lock = _locked(home)
         self.key = RunKey(keys.load(home / "run.key") or keys.create(home / "run.key"))
         self.store = PackStore(home / "store")
-        self.holds = saves.Holds(self.store)
+        self.holds = saves.Holds(Pins(home / "store" / "pins.sqlite", self.store, self.store.age))
         self.sittings: dict[str, Sitting] = {}
         self._in = stdin if stdin is not None else sys.stdin.buffer
         self._out = stdout if stdout is not None else _own_stdout()

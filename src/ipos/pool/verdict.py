@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from math import comb
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from ipos.pool import signing
 from ipos.pool.commitment import Entry
+from ipos.pool.records import Result
 from ipos.pool.signing import Signer
 from ipos.store import cid as c
-from ipos.wire.record import Link, Record, cid_of, encode
+from ipos.store.blocks import BlockStore
+from ipos.wire.record import Link, Record, cid_of, decode, encode
 
 LIE: Final = 0.05  # of the printed figure: how probable it is that a worker's answer is wrong
 
 
-__all__ = ["LOCAL", "Lie", "Step", "Verdict", "assumed", "chance", "check", "cid_of", "sentences", "signed", "step_of"]
+__all__ = [
+    "LOCAL",
+    "Lie",
+    "Step",
+    "Verdict",
+    "Verification",
+    "assumed",
+    "chance",
+    "check",
+    "cid_of",
+    "describe_verification",
+    "sentences",
+    "signed",
+    "step_of",
+]
 
 
 class Step(Record, frozen=True, kw_only=True):
@@ -50,6 +67,21 @@ class Verdict(Record, frozen=True, kw_only=True):
     since: int
     work: int
     signature: str = ""
+
+
+class Verification(Record, frozen=True, kw_only=True):
+    """How several workers came to one result: `seats` opened what they had committed to, `agreed` of them came to `root` after `work` units by
+    the same marks. `total`: units that all computed, judges too; `told`: who deviated, and which seats changed hands, in sentences."""
+
+    v: int = 1
+    task: Link
+    seats: int
+    agreed: int
+    root: str
+    work: int
+    total: int
+    told: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
 
 
 def step_of(entry: Entry) -> Step:
@@ -99,3 +131,27 @@ LOCAL: Final = (
     "replicas on one machine of one account guard against faults and bugs only, not against the machine's owner, until they can be spread "
     "over others' machines"
 )
+
+
+def describe_verification(store: BlockStore, result: Result) -> str:
+    """/job/<n>/<i>/verdict: one line of JSON; nothing if the task ran once only."""
+    if "verification" not in result.ext:
+        return ""
+    cid = c.parse(result.ext["verification"])
+    found = decode(Verification, store.get(cid))
+    said = {
+        "record": c.text(cid), "seats": found.seats, "agreed": found.agreed, "root": found.root, "work": found.work,
+        "extra_work": round(found.total / max(1, found.work) - 1, 4), "left_wrong": round(chance(found.seats), 6),
+        "assuming": assumed(found.seats), "guards": LOCAL, "deviated": [_described(one) for one in found.verdicts],
+        "told": found.told,
+    }  # fmt: skip
+    return json.dumps(said) + "\n"
+
+
+def _described(verdict: Verdict) -> dict[str, Any]:
+    bare = {"mark": verdict.mark, "right": verdict.right.root, "work": verdict.right.work, "judge": verdict.judge}
+    lies = [
+        {"seat": lie.seat, "node": lie.node, "claimed": lie.claimed.root, "claimed_work": lie.claimed.work}
+        for lie in verdict.liars
+    ]
+    return {**bare, "ended": verdict.right.ending is not None, "reexecuted": verdict.work, "liars": lies}

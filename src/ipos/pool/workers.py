@@ -88,7 +88,7 @@ class Worker:
             self._end(str(error))
         else:
             self._end("")
-        self._strike()
+        self.signal(signal.SIGKILL)
         code = await self._process.wait()
         os.close(self._handle)
         self._handle = -1
@@ -166,15 +166,15 @@ class Worker:
         """Returns when nothing of it runs any more."""
         if self._process is None:
             return
-        self._strike()
+        self.signal(signal.SIGKILL)
         if self._reading is not None:
             await asyncio.wait((self._reading,))
 
-    def _strike(self) -> None:
+    def signal(self, number: int) -> None:
         """By its descriptor: a number may be somebody else's by now."""
         if self._handle >= 0:
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+                signal.pidfd_send_signal(self._handle, number)
 
 
 async def _read(store: BlockStore, cids: Sequence[bytes]) -> list[Block]:

@@ -37,6 +37,10 @@ class Book(msgspec.Struct):
     moved: list[str] = []
     done: bool = False
 
+    def name(self, node: str) -> str:
+        """What a worker is called in sentences."""
+        return f"worker {self.workers[node]}" if node in self.workers else node
+
 
 _book = msgspec.json.Decoder(Book)
 

@@ -14,61 +14,34 @@ import signal
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from ipos.pool import data, signing
+from ipos.pool import agreement, data, signing
 from ipos.pool import dispute as d
 from ipos.pool import handover as h
 from ipos.pool import lease as l
 from ipos.pool import quorum as q
+from ipos.pool.agreement import Agreement
 from ipos.pool.bench import Bench
 from ipos.pool.book import Book, Shelf
-from ipos.pool.commitment import Claim, Ending, Mark, Use
+from ipos.pool.commitment import Claim
+from ipos.pool.judging import Judging
 from ipos.pool.machine import Event, Ignored, Instruction
 from ipos.pool.records import Task
 from ipos.pool.signing import Signer
-from ipos.pool.verdict import Lie, Verdict, sentences, signed, step_of
 from ipos.pool.workers import Command, Worker, seat
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
 from ipos.wire.clock import Clock, SystemClock
 from ipos.wire.errors import BadRecord, Gone, Refused
-from ipos.wire.record import decode, encode
+from ipos.wire.record import decode
 
 log = logging.getLogger("ipos.replicate")
 
 TICK_S: Final = 0.2
 LOCAL: Final = ("node",)  # on one machine no two seats may be the same process; that is all that can be had
 RETURNS: Final = 3  # how often a worker that has committed is started again to open what it committed to
-
-
-class Agreement(NamedTuple):
-    """`seats` computed; `winners` of them agree on `ending` by `marks`. `work`: units that all of them computed, the judges too;
-    `credits`: run address -> units that a keeper or the end vouches for, winners only; `moved`: sentences."""
-
-    ending: Ending
-    marks: tuple[Mark, ...]
-    use: Use
-    seats: int
-    winners: tuple[str, ...]
-    verdicts: tuple[Verdict, ...]
-    exposed: dict[str, str]
-    work: int
-    credits: dict[str, int]
-    moved: tuple[str, ...]
-    names: dict[str, str]
-
-    @property
-    def extra(self) -> float:
-        """Work beyond what one run takes, as a fraction of it."""
-        return self.work / max(1, self.ending.work) - 1
-
-    def told(self) -> list[str]:
-        """Who deviated, and at which mark: sentences."""
-        judged = [sentence for verdict in self.verdicts for sentence in sentences(verdict, self.names)]
-        known = {lie.seat for verdict in self.verdicts for lie in verdict.liars}
-        return [*judged, *(words for id, words in self.exposed.items() if id not in known)]
 
 
 class Replication:
@@ -95,6 +68,7 @@ class Replication:
         self.every_s, self.grace_s = every_s, grace_s
         self.clock = clock if clock is not None else SystemClock()
         self.progress: dict[str, tuple[int, int]] = {}  # seat -> work, speed
+        self.began: dict[str, int] = {}  # run address -> the work at which it says that it began
         self._store, self._key, self._policy, self._say = store, key, policy, say
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._directory = directory
@@ -110,6 +84,7 @@ class Replication:
         self._fresh = found is None
         self.book = found or Book(q.New(c.text(task), policy))
         self.bench = Bench(directory, command, self._heard, self.book)
+        self._judging = Judging(self.book, self.bench, task, self.record, store, key, self._case, say)
 
     # ---- life
 
@@ -236,10 +211,10 @@ class Replication:
             case q.AskReveal(id, node):
                 self._tell(node, "reveal", id)
             case q.Dispute():
-                self._open_case(instruction)
+                self._judging.open(instruction)
             case q.Expose(id, node, sentence):
-                self.book.exposed[id] = f"{self._name(node)} (seat {id}) lied: {sentence}"
-                if not any(lie.seat == id for verdict in self._verdicts() for lie in verdict.liars):
+                self.book.exposed[id] = f"{self.book.name(node)} (seat {id}) lied: {sentence}"
+                if not any(lie.seat == id for verdict in agreement.verdicts(self.book) for lie in verdict.liars):
                     self._say(self.book.exposed[id])
             case q.Dismiss(id, _):
                 self._dismiss(id)
@@ -259,13 +234,14 @@ class Replication:
             case l.Requeue(node, reason, fault, _):
                 self._lost(id, node, reason, fault)
             case d.Appoint(barred):
-                self._spawn(self._appoint(id, barred))
+                self._spawn(self._judging.appoint(id, barred))
             case d.Reexecute(judge, index, before):
-                self._spawn(self._reexecute(id, judge, index, before))
+                self._spawn(self._judging.reexecute(id, judge, index, before))
             case d.Trace(judge, seat, suspect, save):
-                self._spawn(self._trace(id, judge, seat, suspect, save))
+                self._spawn(self._judging.trace(id, judge, seat, suspect, save))
             case d.Proclaim(right, liars, judge):
-                self._proclaim(id, right, liars, judge)
+                self._judging.proclaim(id, right, liars, judge)
+                self._quorum(q.Judged(id, self.book.cases[id].index, right, self.clock.now()))
             case d.GiveUp(reason):
                 self._say(f"nobody could judge seat {id}: {reason}")
                 self._quorum(q.Unjudged(id, reason, self.clock.now()))
@@ -273,9 +249,6 @@ class Replication:
                 pass
 
     # ---- workers
-
-    def _name(self, node: str) -> str:
-        return f"worker {self.book.workers[node]}" if node in self.book.workers else node
 
     def _seat_of(self, node: str) -> q.Seat | None:
         return next((s for s in self.book.quorum.counting if s.worker is not None and s.worker.node == node), None)
@@ -341,7 +314,7 @@ class Replication:
     def _moved(self, id: str, worker: Worker, chain: h.Chain) -> None:
         last = chain.segments[-1].node
         if chain.signed is not None and last != worker.node:
-            words = f"{self._name(worker.node)} goes on with seat {id} from {self._name(last)}'s save at {chain.signed.work / 1e9:.2f} Gop"
+            words = f"{self.book.name(worker.node)} goes on with seat {id} from {self.book.name(last)}'s save at {chain.signed.work / 1e9:.2f} Gop"
             if words not in self.book.moved:
                 self.book.moved.append(words)
                 self._say(words)
@@ -356,7 +329,7 @@ class Replication:
         if held is None:
             return
         if not held.commitment:
-            self._say(f"seat {id} lost {self._name(node)}: {reason}")
+            self._say(f"seat {id} lost {self.book.name(node)}: {reason}")
             self._quorum(q.Vacated(id, node, reason, fault))
         elif self._returns.get(node, 0) < RETURNS:
             self._returns[node] = self._returns.get(node, 0) + 1
@@ -400,6 +373,7 @@ class Replication:
         self._lease(id, l.Accepted(now) if isinstance(lease, (l.Offered, l.Silent)) else l.Heard(now))
         match message["event"]:
             case "running":
+                self.began[node] = int(message["work"])
                 self._lease(id, l.Started(now))
             case "progress":
                 self.progress[id] = (int(message["work"]), int(message["speed"]))
@@ -414,7 +388,7 @@ class Replication:
             case "revealed":
                 self._revealed(held, node, message, now)
             case "left":
-                self._say(f"{self._name(node)} hands over seat {id} at {message['work'] / 1e9:.2f} Gop")
+                self._say(f"{self.book.name(node)} hands over seat {id} at {message['work'] / 1e9:.2f} Gop")
                 self._chain(id, h.Left(node))
                 self._lease(id, l.GivenBack(now, "it left", False))
             case "fault":
@@ -441,7 +415,7 @@ class Replication:
             worker = self.bench.seated.get(node)
             try:
                 if worker is None:
-                    raise Gone(f"{self._name(node)} is gone")
+                    raise Gone(f"{self.book.name(node)} is gone")
                 keeper = await self.bench.keeper()
                 await keeper.give(save.cid, worker)
                 await self.bench.kept(keeper, self.task, save, node)
@@ -450,84 +424,7 @@ class Replication:
                 return
             self._chain(id, h.Signed(keeper.node, self.bench.machine(keeper), save))
 
-    # ---- disputes
-
-    def _open_case(self, asked: q.Dispute) -> None:
-        begin = asked.before.work if asked.before is not None else 0
-        parties: list[d.Party] = []
-        for id in asked.seats:
-            seat = self.book.quorum.seat(id)
-            assert seat is not None
-            entry, chain = seat.entries[asked.index], self.book.chains[id]
-            suspects: list[d.Suspect] = []
-            for part in h.holders(chain, begin, entry.work) or chain.segments[-1:]:
-                if not suspects or suspects[-1].node != part.node:
-                    save = part.opening.cid if suspects and part.opening is not None else ""
-                    suspects.append(d.Suspect(part.node, save))
-            parties.append(d.Party(id, entry, tuple(suspects)))
-        words = "the end" if parties[-1].entry.ending else f"mark {asked.index + 1}"
-        self._say(f"seat {asked.seat} parts from the others at {words}: that interval is re-executed")
-        if asked.seat not in self.book.cases:
-            self.book.cases[asked.seat] = d.Open(c.text(self.task), asked.index, asked.before, tuple(parties))
-        self._case(asked.seat, d.Restarted())
-
-    async def _appoint(self, id: str, barred: tuple[str, ...]) -> None:
-        try:
-            judge = await self.bench.judge(barred)
-        except OSError as error:
-            self._case(id, d.Unjudgeable(str(error)))
-            return
-        self._case(id, d.Appointed(judge.node))
-
-    async def _reexecute(self, id: str, judge: str, index: int, before: Any) -> None:
-        accused = self.book.quorum.seat(id)
-        assert accused is not None
-        agreed = {(entry.work, entry.root) for entry in accused.entries[:index]}
-        saves = [part.closing for chain in self.book.chains.values() for part in chain.segments]
-        usable = [save for save in saves if save is not None and (save.work, save.root) in agreed]
-        start = max(usable, key=lambda save: save.work, default=None)
-        upto = before.work if before is not None else 0
-        try:
-            answer = await self.bench.judged(judge, self.task, self.record, self._store, start, upto)
-        except OSError as error:
-            self._case(id, d.Failed(judge, str(error)))
-            return
-        self.book.judged[id] = (answer.since, answer.work)
-        self._case(id, d.Found(judge, answer.before, answer.entry))
-
-    async def _trace(self, id: str, judge: str, seat: str, suspect: int, save: str) -> None:
-        parts = [part.opening for part in self.book.chains[seat].segments]
-        start = next(opening for opening in parts if opening is not None and opening.cid == save)
-        try:
-            answer = await self.bench.judged(judge, self.task, self.record, self._store, start, None)
-        except OSError as error:
-            self._case(id, d.Failed(judge, str(error)))
-            return
-        self._case(id, d.Traced(judge, seat, suspect, answer.entry))
-
-    def _proclaim(self, id: str, right: Any, liars: tuple[d.Liar, ...], judge: str) -> None:
-        case = self.book.cases[id]
-        if id not in self.book.verdicts:
-            lies = tuple(Lie(seat=liar.seat, node=liar.node, claimed=step_of(liar.claimed)) for liar in liars)
-            since, work = self.book.judged.get(id, (0, 0))
-            verdict = Verdict(
-                task=self.task, mark=case.index + 1, before=step_of(case.before) if case.before is not None else None,
-                right=step_of(right), liars=lies, judge=judge, since=since, work=work,
-            )  # fmt: skip
-            verdict = signed(verdict, self._key)
-            self.book.verdicts[id] = encode(verdict).hex()
-            for sentence in sentences(verdict, {**self._names(), judge: "a judge"}):
-                self._say(sentence)
-        self._quorum(q.Judged(id, case.index, right, self.clock.now()))
-
     # ---- the end
-
-    def _names(self) -> dict[str, str]:
-        judges = {verdict.judge: "a judge" for verdict in self._verdicts()}
-        return {**judges, **{node: self._name(node) for node in self.book.workers}}
-
-    def _verdicts(self) -> tuple[Verdict, ...]:
-        return tuple(decode(Verdict, bytes.fromhex(body)) for body in self.book.verdicts.values())
 
     async def _finish(self, accepted: q.Accept) -> None:
         """The outputs come from a seat that won; each block is checked against what all winners agree on."""
@@ -553,24 +450,7 @@ class Replication:
             return
         await asyncio.to_thread(self._shelf.write, self.book)
         if not self._over.done():
-            self._over.set_result(self._agreement(accepted))
-
-    def _agreement(self, accepted: q.Accept) -> Agreement:
-        seats = self.book.quorum.seats
-        first = self.book.quorum.seat(accepted.winners[0])
-        assert first is not None
-        credits: dict[str, int] = {}
-        for id in accepted.winners:
-            for node, work in h.credits(self.book.chains[id]).items():
-                credits[node] = credits.get(node, 0) + work
-        computed = [part.end - part.begin for chain in self.book.chains.values() for part in chain.segments]
-        return Agreement(
-            ending=accepted.ending, marks=first.marks, use=accepted.use, seats=sum(s.claim is not None for s in seats),
-            winners=accepted.winners, exposed=dict(self.book.exposed),
-            verdicts=self._verdicts(),
-            work=sum(computed) + sum(work for _, work in self.book.judged.values()), credits=credits,
-            moved=tuple(self.book.moved), names=self._names(),
-        )  # fmt: skip
+            self._over.set_result(agreement.of(self.book, accepted.ending, accepted.winners, accepted.use))
 
 
 def forget(directory: Path) -> None:

@@ -246,16 +246,18 @@ def storm(tmp_path: Path, kills: int, seed: int, rounds: int) -> Counter[str]:
         directory.mkdir()
         struck["run"] += 1
         command = [sys.executable, str(MAIN), str(directory), str(rounds), str(MARK_EVERY), "0.1"]
-        left = dice.randrange(2, 7)
+        left = dice.randrange(*((2, 5) if kills < 20 else (6, 16)))
         while True:
             with (directory / "errors").open("a") as errors:
                 main = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
             deadline = time.monotonic() + MOST_S
             alive = True
             while alive and left and main.poll() is None:
-                time.sleep(dice.uniform(0.05, 1.0))
+                time.sleep(dice.uniform(0.05, 0.8))
                 workers = processes(directory)
-                if dice.random() < 0.4 and main.poll() is None:
+                if not workers and time.monotonic() < deadline:
+                    continue  # it has not begun
+                if dice.random() < 0.35 and main.poll() is None:
                     main.kill()
                     struck["coordinator"] += 1
                     alive = False
@@ -276,6 +278,7 @@ def storm(tmp_path: Path, kills: int, seed: int, rounds: int) -> Counter[str]:
         assert found["sums"] == [work] * found["winners"], (seed, struck, "work does not add up")
         assert found["liars"] == 0, (seed, struck, "an honest worker was called a liar")
         struck["moved"] += found["moved"]
+        print(dict(struck), flush=True)
         for _ in range(200):
             if not processes(directory):
                 break

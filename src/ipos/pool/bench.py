@@ -18,6 +18,7 @@ from ipos.store.blocks import BlockStore
 from ipos.wire.errors import BadRecord, Refused
 
 KEEPER: Final = "keeper"
+TRIES: Final = 3  # to start a process
 
 
 class Judged(NamedTuple):
@@ -64,10 +65,18 @@ class Bench:
         return worker.home.name
 
     async def _up(self, number: int, home: Path, command: Command, heard: Event) -> Worker:
-        worker = Worker(number, home, command, heard)
-        self._all.append(worker)
-        await worker.start()
-        return worker
+        """A process that was killed before it spoke is no reason to give up: it is started again."""
+        tries = 0
+        while True:
+            worker = Worker(number, home, command, heard)
+            self._all.append(worker)
+            try:
+                await worker.start()
+                return worker
+            except Refused:
+                tries += 1
+                if tries >= TRIES:
+                    raise
 
     def _number(self) -> int:
         number, self._book.next = self._book.next, self._book.next + 1

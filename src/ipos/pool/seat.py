@@ -29,7 +29,7 @@ from ipos.identity.private import write_private
 from ipos.identity.typed import RunKey
 from ipos.pool import pipe, saves
 from ipos.pool.commitment import SALT_BYTES, Claim, Ending, Entry, Mark, Use, commit, entries
-from ipos.pool.records import EngineRun, Task
+from ipos.pool.records import Task
 from ipos.pool.signing import COMMITMENT, KEPT, OPENING, sign
 from ipos.store import cid as c
 from ipos.store import unixfs
@@ -39,12 +39,11 @@ from ipos.store.pins import Pins
 from ipos.vm import engine, made, pack
 from ipos.vm.content import Content, spec_of
 from ipos.vm.host import Fault
-from ipos.vm.plan import USED_UP, Plan
+from ipos.vm.plan import USED_UP
 from ipos.vm.runner import Runner
 from ipos.vm.save import Saves, read_head
 from ipos.vm.version import cache_root
 from ipos.vm.wasi import output
-from ipos.wire import limits
 from ipos.wire.errors import BadRecord, Refused
 from ipos.wire.record import decode, encode
 
@@ -68,7 +67,7 @@ class Engine:
         self.saves = Saves(directory)
         self.out: tuple[BinaryIO, BinaryIO] = (_log(directory / "stdout"), _log(directory / "stderr"))
         self.host = Content(store, self.task.files, self.task.stdin, self.out)
-        self.spec = spec_of(_plan(self.task, run), self.host.tree)
+        self.spec = spec_of(saves.plan_of(self.task, run), self.host.tree)
         self.runner = self._begin()
 
     def _begin(self) -> Runner:
@@ -145,13 +144,6 @@ class Engine:
         self.saves.close()
         for file in self.out:
             file.close()
-
-
-def _plan(task: Task, run: EngineRun) -> Plan:
-    return Plan(
-        task=saves.identity(task, run), args=(task.name, *task.args), env=run.env, seed=run.seed, memory_bytes=run.memory_bytes,
-        output_bytes=task.limits.output_bytes or limits.output_bytes, work=run.work, mark_every=run.mark_every, every_s=0.0,
-    )  # fmt: skip
 
 
 def _log(path: Path) -> BinaryIO:

@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from ipos.pool import holder, job, lease, placement, task
+from ipos.pool import dispute, handover, holder, job, lease, placement, quorum, task
 
 HERE = Path(__file__).parent
 TARGET = HERE / "machines.md"
@@ -14,7 +14,11 @@ TARGET = HERE / "machines.md"
 
 def text() -> str:
     out = ["# The machines\n\nMade by `make docs` from the tables in `src/ipos/pool`; do not edit.\n"]
-    for module, machine in ((lease, lease.lease), (holder, holder.holder), (task, task.task), (job, job.job)):
+    machines = (
+        (lease, lease.lease), (holder, holder.holder), (task, task.task), (job, job.job), (handover, handover.handover),
+        (quorum, quorum.quorum), (dispute, dispute.dispute),
+    )  # fmt: skip
+    for module, machine in machines:
         assert module.__doc__ is not None
         out.append(f"## {machine.name}\n\n{module.__doc__.strip()}\n\n```mermaid\n{machine.drawing()}```\n")
     assert placement.__doc__ is not None

@@ -84,6 +84,13 @@ def parser() -> argparse.ArgumentParser:
             metavar="S",
             help="time between saves (with --wasm)",
         )
+        one.add_argument(
+            "--verify",
+            type=values.replicas,
+            default=0,
+            metavar="N",
+            help="run N replicas and compare them (with --wasm)",
+        )
         one.add_argument("--fresh", action="store_true", help="run again what was run before")
         one.add_argument("--timeout", type=float, default=0.0, metavar="S", help="end a task after so many seconds")
         one.add_argument(

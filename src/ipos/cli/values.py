@@ -31,3 +31,10 @@ def work(text: str) -> int:
 def seconds(text: str) -> float:
     """ "500ms", "5s", "2m", "1h"; a bare number is in seconds."""
     return _value(text, {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}, "a time")
+
+
+def replicas(text: str) -> int:
+    """2 to 9 on one machine."""
+    if not re.fullmatch("[2-9]", text):
+        raise argparse.ArgumentTypeError(f"{text!r} replicas: 2 to 9 can be compared")
+    return int(text)

@@ -57,6 +57,7 @@ def spec_of(
         "fresh": arguments.fresh,
         "grace_s": arguments.grace,
         "save_every_s": arguments.every,
+        "verified": f"quorum {arguments.verify}" if arguments.verify else "none",
     }
     if arguments.wasm:
         spec["memory_bytes"] = 0
@@ -68,8 +69,8 @@ def spec_of(
             "env": dict(variable(one) for one in arguments.env),
             "image": arguments.image,
         }
-    elif arguments.env or arguments.seed or arguments.work or arguments.image or root is not None:
-        raise Refused("--env, --seed, --work, --image and --root are for programs in the engine: add --wasm")
+    elif arguments.env or arguments.seed or arguments.work or arguments.image or arguments.verify or root is not None:
+        raise Refused("--env, --seed, --work, --image, --verify and --root are for programs in the engine: add --wasm")
     return json.dumps(spec).encode()
 
 
@@ -202,13 +203,17 @@ async def _ran(client: Client, job: int, follower: Follower, end: dict[str, Any]
         raise Refused(f"job {job} has no result: {state.get('reason', end['state']) if state else end['state']}")
     status = await pairs(client, f"/job/{job}/0/status")
     code = int(str(status["exit"]))
+    found = json.loads(await client.read(f"/job/{job}/0/verdict") or b"null")
     if arguments.json:
         same = {key: status.get(key) for key in ("task", "exit", "stdout", "stderr", "dir", "cached")}
         same |= {key: status.get(key) or None for key in ("work", "page_work", "root", "resumed_at", "note", "killed")}
         same |= {key: status.get(key) for key in ("receipt", "by", "verified")}
-        print(json.dumps({**same, "node": state.get("node"), "job": job}))
+        print(json.dumps({**same, "node": state.get("node"), "job": job, "verdict": found}))
     elif status.get("cached"):
         print(f"ipos: {cached(status)}", file=sys.stderr)
+    if found is not None and not arguments.json:
+        for words in agreed(found):
+            print(f"ipos: {words}", file=sys.stderr)
     if status.get("note"):
         print(f"ipos: {status['note']}", file=sys.stderr)
     if end.get("trouble"):
@@ -219,6 +224,16 @@ async def _ran(client: Client, job: int, follower: Follower, end: dict[str, Any]
     if end.get("trouble") and code == 0:
         return 125
     return code if code >= 0 else 128 - code
+
+
+def agreed(found: dict[str, Any]) -> list[str]:
+    """What replicas came to: the root, the two numbers, who deviated; and what they are worth."""
+    return [
+        f"{found['agreed']} of {found['seats']} replicas agree on root {found['root']}",
+        *found["told"],
+        f"{found['extra_work']:.0%} extra work; {found['assuming']}: {found['left_wrong']:.3%}",
+        found["guards"],
+    ]
 
 
 def cached(status: dict[str, object]) -> str:

@@ -459,7 +459,9 @@ async def serve(home: Home) -> None:
     computer = machine_id(home.path)
     load = MachineLoad(settings.cores, settings.native, computer)
     pins = await asyncio.to_thread(Pins, home.path / "store" / "pins.sqlite", store, packs.age)
-    executor = NativeExecutor(home=home.path, hidden=(runtime_root(),), store=store, holds=Holds(pins), clock=clock)
+    executor = NativeExecutor(
+        home=home.path, hidden=(runtime_root(),), store=store, holds=Holds(pins), clock=clock, key=run
+    )
     members: set[str] = set()
     listen = journal.meta(f"listen-{settings.listen}")
     net = Netd(

@@ -529,7 +529,8 @@ class Coordinator:
         self.store.put([(cid, body)])
         receipt = self._receipt(said, row.cid, cid, result.node)
         self._pinning.result(job.id, cid, result, receipt)
-        level = verified.NONE if receipt is None else verified.RECEIPT
+        own = result.ext.get("verified", verified.RECEIPT)  # the word of a machine of this account
+        level = verified.NONE if receipt is None else own
         wall = result.wall_ms / 1000
         if result.ok:
             signed = self.store.get(receipt) if receipt is not None else None

@@ -35,7 +35,7 @@ def roots(task: Task) -> list[bytes]:
 
 def results(result: Result) -> list[bytes]:
     """Every file that a result names."""
-    named = [c.parse(result.ext[key]) for key in ("marks", "save") if key in result.ext]
+    named = [c.parse(result.ext[key]) for key in ("marks", "save", "verification") if key in result.ext]
     return [result.stdout, result.stderr, *([result.dir] if result.dir is not None else []), *named]
 
 

@@ -77,9 +77,9 @@ class Executor(Protocol):
         ("installing numpy"). `Refused` is a fault of the node."""
         ...
 
-    async def start(self, key: str, task: Task, save: bytes | None) -> Run:
-        """Run what was prepared under this key, from this save, which is in the store, unless a later one is at hand. `Refused` is a
-        fault of the node."""
+    async def start(self, key: str, task: Task, save: bytes | None, replicas: int = 0) -> Run:
+        """Run what was prepared under this key, from this save, which is in the store, unless a later one is at hand; or, with `replicas`, on
+        so many workers from the start. `Refused` is a fault of the node."""
         ...
 
     async def discard(self, key: str) -> None:

@@ -293,7 +293,8 @@ class Holding:
             return stopped(held, None)
         held.says = "runs"
         held.segment = self._segment(held.deal)
-        held.run = await self.executor.start(key, task, held.deal.save)
+        asked = held.deal.ext.get("verified", verified.NONE)
+        held.run = await self.executor.start(key, task, held.deal.save, verified.replicas(asked))
         if isinstance(held.state, h.Paused):
             held.run.pause()
         if held.stopping:
@@ -325,7 +326,8 @@ class Holding:
             ext=ext,
         )
         signed = self.receipts.of_result(task, result, held.segment)
-        known = Answer(encode(result), encode(signed), signed.account, verified.RECEIPT)
+        level = result.ext.get("verified", verified.RECEIPT)
+        known = Answer(encode(result), encode(signed), signed.account, level)
         if result.ok:
             self.journal.answer(held.task_cid, known)
             await self.journal.commit()

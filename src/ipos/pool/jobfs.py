@@ -13,6 +13,7 @@ from ipos.pool.coordinator import Coordinator
 from ipos.pool.jobs import Job, Row
 from ipos.pool.receipt import describe
 from ipos.pool.records import Receipt, Result
+from ipos.pool.verdict import describe_verification
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
@@ -119,6 +120,10 @@ def _task_dir(coordinator: Coordinator, job: Job, row: Row, store: BlockStore, m
             return ""
         return lines(describe(store, c.parse(state.receipt)))
 
+    def verdict() -> str:
+        ended = result()
+        return describe_verification(store, ended) if ended is not None else ""
+
     def status() -> str:
         ended = result()
         pairs = {**job.line(row), "task": c.text(row.cid), "attempts": row.state.attempt}
@@ -147,6 +152,7 @@ def _task_dir(coordinator: Coordinator, job: Job, row: Row, store: BlockStore, m
             "stdout": output("stdout"),
             "stderr": output("stderr"),
             "marks": Text(lambda: marks(store, row)),
+            "verdict": Text(verdict),
             "receipt": Text(receipt),
         }
     )

@@ -65,7 +65,8 @@ class Result(Record, frozen=True, kw_only=True):
     `killed`: the sentence of the limit that ended it, or ""; `dir`: the files it left in its directory, None if it left none. Only
     `task`, `exit`, `stdout`, `stderr` and `dir` say what was computed; the rest is measured and differs from run to run. A task of the
     engine has in `ext`: `work` (units), `page_work` (64 KiB pages of memory x the work they were held for), `root`, `marks` (CID of a file of lines `work root`), which are computed too; and `resumed_at` (work of
-    the save it went on from), `note` (what its owner should know), and, if it used up its work, `save` (CID) and `save_work`.
+    the save it went on from), `note` (what its owner should know), and, if it used up its work, `save` (CID) and `save_work`. One
+    that replicas agreed on has `verified` (`pool.verified`) and `verification` (CID of that record).
     """
 
     v: int = 1

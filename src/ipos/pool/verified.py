@@ -29,6 +29,12 @@ def rank(level: str) -> int:
         raise BadRecord("verified", f"{level!r} is none of none, receipt, quorum 2 and more, full") from None
 
 
+def replicas(level: str) -> int:
+    """How many workers a request of this level wants; 0: one, and no comparison."""
+    found = QUORUM.fullmatch(level)
+    return int(found[1]) if found is not None else 0
+
+
 def serves(known: Answer, account: str, asked: str) -> bool:
     """Whether a known result may answer a request of this account that asks for this level."""
     return known.account == account and rank(known.verified) >= rank(asked)

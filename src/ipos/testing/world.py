@@ -136,7 +136,7 @@ class SleepExecutor:
     async def prepare(self, key: str, task: Task, say: Callable[[str], None], save_every_s: float) -> None:
         return
 
-    async def start(self, key: str, task: Task, save: bytes | None) -> SleepRun:
+    async def start(self, key: str, task: Task, save: bytes | None, replicas: int = 0) -> SleepRun:
         if self._dice.random() < self.faults:
             raise Gone("the disk of this node is full (a planted fault)")
         size = unixfs.size(self._site.store, task.stdin) if task.stdin is not None else 0

@@ -86,6 +86,10 @@ class Engine:
         (self._work / key / "out").mkdir()
         self._plans[key] = msgspec.structs.replace(saves.plan_of(task, run), every_s=every_s)
 
+    def planned(self, key: str) -> Plan:
+        """What was prepared, to be run otherwise."""
+        return self._plans.pop(key)
+
     async def start(self, key: str, task: Task, program: Path, save: bytes | None) -> EngineRun:
         if save is not None:
             await asyncio.to_thread(saves.lay_out, self.store, save, self.saves(task))

@@ -18,8 +18,10 @@ from typing import Any
 from ipos.pool.execute import Ran, Run
 from ipos.pool.native.engine import Engine, EngineRun, peek
 from ipos.pool.native.environment import Builds, Environment
+from ipos.pool.native.replicas import ReplicaRun, Replicas
 from ipos.pool.records import Task
 from ipos.pool.saves import Holds, Save
+from ipos.pool.signing import Signer
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
@@ -128,7 +130,9 @@ class NativeRun:
 class NativeExecutor:
     """`home`: work/ and env/ in it are used; `hidden`: directories that tasks must not see besides the home."""
 
-    def __init__(self, *, home: Path, hidden: tuple[Path, ...], store: BlockStore, holds: Holds, clock: Clock) -> None:
+    def __init__(
+        self, *, home: Path, hidden: tuple[Path, ...], store: BlockStore, holds: Holds, clock: Clock, key: Signer
+    ) -> None:
         self.store = store
         self.holds = holds
         self.clock = clock
@@ -137,9 +141,10 @@ class NativeExecutor:
         self._home = home
         self._hidden = hidden
         self.engine = Engine(home, hidden, store, holds, clock)
+        self._replicas = Replicas(home, store, key)
         self._builds = Builds(home / "env")
         self._runs: dict[str, NativeRun] = {}
-        self._of_engine: dict[str, EngineRun] = {}
+        self._of_engine: dict[str, EngineRun | ReplicaRun] = {}
         self._pythons: dict[str, list[str]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -233,7 +238,10 @@ class NativeExecutor:
     def _program(self, task: Task) -> Path:
         return self._home / "env" / "programs" / c.text(task.program) / task.name
 
-    async def start(self, key: str, task: Task, save: bytes | None) -> Run:
+    async def start(self, key: str, task: Task, save: bytes | None, replicas: int = 0) -> Run:
+        if replicas:
+            self._of_engine[key] = run = self._replicas.start(task, replicas, self.engine.planned(key).every_s)
+            return run
         if task.in_engine:
             self._of_engine[key] = run = await self.engine.start(key, task, self._program(task), save)
             return run

@@ -323,7 +323,13 @@ def files() -> dict[str, Any]:
     out: list[dict[str, Any]] = []
     sizes = {
         (unixfs.CHUNK, unixfs.WIDTH): (0, 1, 251, 1 << 20, (1 << 20) + 1, 3_500_000),
-        KUBO_OLD: (256 << 10, (256 << 10) + 1, 1_000_000),
+        KUBO_OLD: (
+            256 << 10,
+            (256 << 10) + 1,
+            1_000_000,
+            174 << 18,
+            (174 << 18) + 1,
+        ),  # of 174 chunks: the last tree of two levels
         (10, 4): (11, 40, 41, 160, 161, 1000),  # small chunks, to see trees of three levels and more
     }
     for (chunk, width), some in sizes.items():

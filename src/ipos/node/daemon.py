@@ -113,6 +113,7 @@ class Node:
         self.pins = pins
         holds, pinning = Holds(pins), Pinning(pins, store, offload)
         receipts = Receipts(run_key, net.peer, lambda: self.mine, store)
+        self._pinning = pinning
         self.holding = Holding(
             clock=clock, store=store, journal=journal, executor=executor, load=load, fetch=net.fetch, holds=holds,
             pinning=pinning, receipts=receipts, offload=offload, node=net.peer,
@@ -316,6 +317,8 @@ class Node:
             if resume is not None and resume.save is not None and 0 not in known:
                 receipt = c.parse(resume.receipt) if resume.receipt is not None else None
                 self.coordinator.keeping.put(job, rows[0], Save(c.parse(resume.save), resume.work, receipt))
+            self._pinning.inputs(job.id, (row.task for row in rows))
+            await self._pinning.settled()  # before anybody is told to fetch them
             self.coordinator.prepared(job, rows, known)
         handed = job.spec.stdin
         if handed is not None and Path(handed).parent == Home(self.home).handed:

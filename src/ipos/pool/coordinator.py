@@ -140,7 +140,6 @@ class Coordinator:
             return
         job.rows = rows
         job.index()
-        self._pinning.inputs(job.id, (row.task for row in rows))
         for row in rows:
             self.journal.task(job.id, row.i, row.name, row.record, row.state)
         self._step_job(job, j.Prepared(len(rows), self.clock.wall()))

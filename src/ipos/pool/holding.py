@@ -258,6 +258,7 @@ class Holding:
         try:
             try:
                 held.outcome = await self._outcome(held, key)
+                await self._pinning.settled()  # before the coordinator is told to fetch it
             except OSError as error:
                 held.outcome = {"event": "fault", "lease": held.deal.id, "reason": str(error)}
             except Exception as error:

@@ -2,7 +2,7 @@
 
 A job pins its program and inputs, its tasks' results and all that they name, for as long as the journal names it (the newest
 `limits.jobs_kept` jobs). A lease pins its result on the node that did the work, until the coordinator has it. All of it happens off the
-loop, one after the other, soon: what is not pinned yet has `gc.GRACE_S`, and after a crash the jobs' pins are made anew from the journal.
+loop, one after the other, before anybody is told to fetch it (`settled`); after a crash the jobs' pins are made anew from the journal.
 """
 
 from __future__ import annotations
@@ -126,3 +126,5 @@ def _all(todo: list[Callable[[], object]]) -> None:
             work()
         except Refused as refused:
             log.warning("not pinned: %s", refused)
+        except Exception:  # one pin is missing then, not all that come after it
+            log.exception("not pinned")

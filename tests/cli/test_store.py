@@ -131,7 +131,7 @@ def test_refusals_and_interruptions(machines: Make, terminal: Callable[..., Any]
     assert "say a CID, or --why" in desk.refused("store", "unpin")
     assert "is not a CID" in desk.refused("store", "pin", "Qmfoo")
     assert "cannot be negative" in desk.refused("cat", "/status", "--offset", "-1")
-    assert "there is no nothing" in desk.refused("get", "/nothing", "-o", "x")
+    assert "nothing: no such file" in desk.refused("get", "/nothing", "-o", "x")
     with open(desk.home.parent / "huge", "wb") as file:
         file.truncate(3 << 30)
     adding = terminal(desk, "add", "huge")

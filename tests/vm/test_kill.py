@@ -156,7 +156,9 @@ async def _kill(tmp_path: Path, names: tuple[str, ...], count: int, sorts: str) 
             began = time.monotonic()
             ended = await (await run.start(workers)).ended
             whole[name], long_s[name] = (ended, run.left()), time.monotonic() - began
-            assert ended.report == Report(exit=TASKS[name].exit, work=ended.report.work, root=ended.report.root)
+            assert ended.report == Report(
+                exit=TASKS[name].exit, work=ended.report.work, page_work=ended.report.page_work, root=ended.report.root
+            )
             assert ended.marks
             assert whole[name][1]["stdout"]
         while kills < count:

@@ -105,11 +105,11 @@ def sleeps(at: Path) -> Path:
 
 async def until(there: object) -> None:
     assert callable(there)
-    for _ in range(500):
+    for _ in range(1500):
         if there():
             return
         await asyncio.sleep(0.02)
-    raise AssertionError("waited 10 s")
+    raise AssertionError("waited 30 s")
 
 
 def worked(seen: Seen) -> list[str]:

@@ -55,7 +55,7 @@ def frames(view: View) -> Iterator[Frame]:
 
 
 def _piece(path: Path, at: int, count: int) -> bytes:
-    with open(path, "rb", opener=nofollow) as stream:
+    with open(nofollow(path), "rb") as stream:
         stream.seek(at)
         body = stream.read(count)
     if len(body) != count:

@@ -53,15 +53,16 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
         return [self.leaves[i : i + 32] for i in range(0, len(self.leaves), 32)]
 
 
-def nofollow(path: str, flags: int) -> int:
-    """An `opener`: whoever writes a save need not be believed, so a name in its directory is not taken for another file."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+def nofollow(path: Path) -> int:
+    """A descriptor, to read. Whoever writes a save need not be believed: a name in its directory is not taken for another file. (Not as an
+    `opener`: Python then makes a call that a worker may not make.)"""
+    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def read_head(directory: Path) -> Head | None:
     """The newest save's head; None if there is none yet. `BadRecord` if it is damaged."""
     try:
-        with open(directory / "head", "rb", opener=nofollow) as stream:
+        with open(nofollow(directory / "head"), "rb") as stream:
             body = stream.read(HEAD_BYTES + 1)
     except FileNotFoundError:
         return None
@@ -254,7 +255,7 @@ class View:
     @staticmethod
     def _file(directory: Path) -> BinaryIO:
         try:
-            return open(directory / "leaves", "rb", opener=nofollow)
+            return open(nofollow(directory / "leaves"), "rb")
         except FileNotFoundError:
             raise BadRecord("save", f"there is none in {directory}") from None
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 from ipos.pool import saves
-from ipos.pool.proof import TRAPPED, Case, Undecided
+from ipos.pool.proof import TRAPPED, Case
 from ipos.pool.records import EngineRun, Mark
 from ipos.store import cid as c
 from ipos.store import unixfs
@@ -68,8 +68,6 @@ def judge(case: Case, wanted: Wanted, scratch: Path, cache: Path, tell: Tell = l
 class _Judge:
     def __init__(self, case: Case, scratch: Path, cache: Path, tell: Tell) -> None:
         assert case.run is not None
-        if getattr(case.task, "image", None) is not None:
-            raise Undecided("the task starts from an image, which this version of ipos verify cannot")
         self.case = case
         self.run_as: EngineRun = case.run
         self.scratch = scratch

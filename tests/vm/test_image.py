@@ -75,7 +75,7 @@ class Descriptor:
             self.args, dict(self.env), seed=self.seed, stdin=Stdin(StdinKind.STREAM),
             tree=image.with_start(tree, 1, self.start),
         )  # fmt: skip
-        return Spec("task", boot, mark_every=300_000)
+        return Spec("task", boot, mark_every=50_000)
 
 
 def begun(descriptor: Descriptor, state: Image) -> bytes:
@@ -108,7 +108,7 @@ def test_made_twice_it_is_the_same_bytes(packed: Path, tmp_path: Path) -> None:
 def test_the_task_is_what_its_descriptor_says(state: Image) -> None:
     ended = straight(Descriptor(), state)
     first, *rest = ended.out.splitlines()
-    assert (ended.exit, ended.err, len(ended.marks) > 5) == (7, "", True)
+    assert (ended.exit, ended.err, len(ended.marks) > 1) == (7, "", True)
     told, seed, now = first.rsplit(" ", 2)
     assert (told, now) == ('{"args":["image","a"],"env":{"A":"1"}}', "1")
     assert [line.split()[1] for line in rest] == ["one", "two", "three"]
@@ -135,10 +135,10 @@ def test_stopped_everywhere_also_in_the_runner_it_ends_the_same(state: Image, tm
     def moved() -> Outcome:
         host = Host(descriptor)
         runner = Runner.start(module(), descriptor.spec(), host, state)
-        step = 997
+        step = 307
         while True:
             runner.step(step)
-            step = min(step * 2, 300_000)
+            step = min(step * 2, 100_000)
             if runner.ended is not None:
                 return outcome(runner, host)
             if not host.out[0]:

@@ -8,10 +8,12 @@ wrong mark is named, that interval is re-executed, and the verdict is printed. E
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -147,6 +149,37 @@ def check(agreed: replicate.Agreement, replication: replicate.Replication, addre
     need(found.work < agreed.ending.work / 2, "the judge re-executed more than an interval")
 
 
+def ipos(home: Path, *arguments: str) -> str:
+    command = [str(Path(sys.executable).with_name("ipos")), *arguments]
+    environment = {**os.environ, "IPOS_HOME": str(home)}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=MOST_S, stdin=subprocess.DEVNULL, check=False
+    )
+    need(done.returncode == 0, f"ipos {arguments[0]}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def receipt(scratch: Path, root: str, say: Say) -> None:
+    """The same task on a node, which has to come to the same root and signs for it; a home in which nothing is judges that."""
+    home, file, stdin = scratch / "home", scratch / "receipt.car", scratch / "weather.csv"
+    stdin.write_bytes(table())
+    ipos(home, "up", "--listen", "local")
+    try:
+        every = f"{MARK_EVERY / 1e9:g}"
+        ran = json.loads(
+            ipos(home, "run", "--wasm", "--json", "--mark-every", every, "--stdin", str(stdin), str(SCRIPT), ROUNDS)
+        )
+        need(ran["root"] == root, f"a node came to root {ran['root']}, the replicas to {root}")
+        ipos(home, "receipt", str(ran["job"]), "-o", str(file))
+    finally:
+        ipos(home, "down")
+    said = ipos(scratch / "nothing", "verify", str(file))
+    say(
+        f"a node came to the same root and signed a receipt ({file.stat().st_size / (1 << 20):.1f} MiB); in an empty home:"
+    )
+    say(f"ipos verify: {said.strip().splitlines()[-1][:200]}")
+
+
 def run(scratch: Path, say: Say) -> None:
     """Raises if any step did not happen. `scratch`: an empty directory."""
     agreed = asyncio.run(replicas(scratch, say))
@@ -156,6 +189,7 @@ def run(scratch: Path, say: Say) -> None:
         say(sentence)
     extra, chance = agreed.extra, verdict.chance(agreed.seats)
     say(f"extra work {extra:.0%}; {verdict.assumed(agreed.seats)}: {chance:.2%}")
+    receipt(scratch, agreed.ending.root, say)
 
 
 def main() -> int:

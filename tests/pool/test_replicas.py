@@ -295,7 +295,7 @@ def test_a_few_kills_of_workers_and_coordinator(tmp_path: Path) -> None:
 def test_a_hundred_kills_of_workers_and_coordinator(tmp_path: Path) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
-    struck = storm(tmp_path, 100, seed, 300_000_000)
+    struck = storm(tmp_path, 100, seed, 200_000_000)
     print(
         f"{struck['worker']} kills of workers, keepers and judges, {struck['coordinator']} of coordinators, in {struck['run']} runs; "
         f"seats went on {struck['moved']} times from a save of a killed worker; every run ended with the same root, marks, output"

@@ -18,7 +18,7 @@ from ipos.store.blocks import BlockStore
 from ipos.wire.errors import BadRecord, Refused
 
 KEEPER: Final = "keeper"
-TRIES: Final = 3  # to start a process
+TRIES: Final = 10  # to start a process: somebody may kill it each time
 
 
 class Judged(NamedTuple):

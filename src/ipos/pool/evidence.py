@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import libipld
-
 from ipos.identity.machines import MachineList
 from ipos.pool import receipt as signed
 from ipos.pool.data import record_block
@@ -18,15 +16,12 @@ from ipos.store.blocks import Block, BlockStore, MemoryStore
 from ipos.store.car import write_file
 from ipos.wire import limits
 from ipos.wire.errors import BadRecord, Refused
-from ipos.wire.record import decode
+from ipos.wire.record import decode, plain_value
 
 
 def links(block: bytes) -> list[bytes]:
     """All links of a record, whatever record it is: in our records no other bytes parse as a CID."""
-    try:
-        todo: list[Any] = [libipld.decode_dag_cbor(block)]
-    except Exception as error:  # libipld raises ValueError, and others on hostile nesting
-        raise BadRecord("", f"not DAG-CBOR: {error}") from None
+    todo: list[Any] = [plain_value(block)]
     found: list[bytes] = []
     while todo:
         value = todo.pop()

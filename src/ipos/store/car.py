@@ -16,6 +16,7 @@ from ipos.store import unixfs
 from ipos.store.blocks import Block, BlockStore, Missing
 from ipos.wire import limits
 from ipos.wire.errors import BadRecord, Refused
+from ipos.wire.record import plain_value
 
 HEADER_BYTES = 1 << 16
 BATCH_BYTES = 8 << 20
@@ -140,9 +141,9 @@ class Reader:
         if not length or length > HEADER_BYTES:
             raise Refused(f"{name} is not a CAR file: its header would have {length} bytes")
         try:
-            header = libipld.decode_dag_cbor(self._take(length))
+            header = plain_value(self._take(length))
             roots, version = header["roots"], header["version"]
-        except Exception:  # libipld raises ValueError, and others on hostile nesting
+        except (BadRecord, KeyError, TypeError):
             raise Refused(f"{name} is not a CAR file: its header is not DAG-CBOR with roots and version") from None
         if version != 1 or not isinstance(roots, list) or (not many and len(roots) != 1):
             raise Refused(f"{name}: a CAR of version 1 with one root was expected")

@@ -19,6 +19,7 @@ import msgspec
 
 from ipos.wire import limits
 from ipos.wire.errors import BadRecord
+from ipos.wire.nesting import deeper_than
 
 Link = Annotated[bytes, "link"]
 """A field that holds a binary CID and is encoded as a link."""
@@ -68,10 +69,7 @@ def decode(kind: type[R], body: bytes) -> R:
     """The record that `body` encodes, or `BadRecord` with the path of the field that is wrong."""
     if len(body) > limits.record_bytes:
         raise BadRecord("", f"{len(body)} bytes, the most is {limits.record_bytes}")
-    try:
-        value = libipld.decode_dag_cbor(body)
-    except Exception as error:  # libipld raises ValueError, and others on hostile nesting
-        raise BadRecord("", f"not DAG-CBOR: {error}") from None
+    value = plain_value(body)
     try:
         record = msgspec.convert(value, kind, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
@@ -80,6 +78,16 @@ def decode(kind: type[R], body: bytes) -> R:
     if encode(record) != body:
         raise BadRecord("", "not the canonical encoding of what it says")
     return record
+
+
+def plain_value(body: bytes) -> Any:
+    """What DAG-CBOR bytes say, as dicts, lists, bytes (links too), text and numbers; `BadRecord` if they are none, or nested too deep."""
+    if deeper_than(body, limits.record_depth + 1):  # a link is a tag around its bytes
+        raise BadRecord("", f"nested deeper than {limits.record_depth}")
+    try:
+        return libipld.decode_dag_cbor(body)
+    except Exception as error:  # libipld raises ValueError, and others
+        raise BadRecord("", f"not DAG-CBOR: {error}") from None
 
 
 def cid_of(record: Record) -> bytes:

@@ -34,7 +34,7 @@ from ipos.wire.record import decode, encode
 
 SCRIPT = Path(__file__).with_name("bootstrap.py")
 ROUNDS = "700"
-MARK_EVERY = 200_000_000
+MARK_EVERY = 50_000_000
 SAVE_S = 0.5
 VICTIM, LIAR = 2, 3  # workers, by number; the others are honest
 MOST_S = 120.0

@@ -34,7 +34,7 @@ from ipos.wire.errors import BadRecord, Refused
 
 pytestmark = pytest.mark.real
 
-ROUNDS, MARK_EVERY = 12_000_000, 20_000_000
+ROUNDS, MARK_EVERY = 12_000_000, 5_000_000
 LONG = 80_000_000
 MOST_S = 120.0
 MAIN = Path(__file__).with_name("replicas_main.py")

@@ -34,7 +34,7 @@ from ipos.wire.record import decode, encode
 
 SCRIPT = Path(__file__).with_name("bootstrap.py")
 ROUNDS = "700"
-MARK_EVERY = 200_000_000
+MARK_EVERY = 50_000_000
 SAVE_S = 0.5
 VICTIM, LIAR = 2, 3  # workers, by number; the others are honest
 MOST_S = 120.0
@@ -163,12 +163,14 @@ def receipt(scratch: Path, root: str, say: Say) -> None:
     """The same task on a node, which has to come to the same root and signs for it; a home in which nothing is judges that."""
     home, file, stdin = scratch / "home", scratch / "receipt.car", scratch / "weather.csv"
     stdin.write_bytes(table())
+    image, script = scratch / "images" / "python-3.12.wasm", scratch / "script"
+    script.mkdir()
+    shutil.copy(SCRIPT, script)
     ipos(home, "up", "--listen", "local")
     try:
         every = f"{MARK_EVERY / 1e9:g}"
-        ran = json.loads(
-            ipos(home, "run", "--wasm", "--json", "--mark-every", every, "--stdin", str(stdin), str(SCRIPT), ROUNDS)
-        )
+        asked = ("--mark-every", every, "--stdin", str(stdin), "--root", str(script), str(image), SCRIPT.name, ROUNDS)
+        ran = json.loads(ipos(home, "run", "--wasm", "--json", *asked))
         need(ran["root"] == root, f"a node came to root {ran['root']}, the replicas to {root}")
         ipos(home, "receipt", str(ran["job"]), "-o", str(file))
     finally:

@@ -34,7 +34,7 @@ from ipos.wire.errors import BadRecord, Refused
 
 pytestmark = pytest.mark.real
 
-ROUNDS, MARK_EVERY = 12_000_000, 20_000_000
+ROUNDS, MARK_EVERY = 12_000_000, 5_000_000
 LONG = 80_000_000
 MOST_S = 120.0
 MAIN = Path(__file__).with_name("replicas_main.py")
@@ -163,9 +163,7 @@ def test_a_flipped_bit_and_a_forged_mark_are_found(tmp_path: Path) -> None:
     named = ran.named(agreed)
     assert sorted(named) == [2, 4]
     assert named[2] in range(3, 9), "the flip came after 2 to 5 marks"
-    assert all(
-        found.work <= 2 * MARK_EVERY + found.right.work - found.before.work for found in agreed.verdicts if found.before
-    )
+    assert all(found.since + found.work == found.right.work for found in agreed.verdicts), "it ran on beyond the step"
 
 
 def test_who_ends_early_and_who_overstates_is_found(tmp_path: Path) -> None:
@@ -302,7 +300,7 @@ def test_a_hundred_kills_of_workers_and_coordinator(tmp_path: Path) -> None:
     )
     assert struck["worker"] > 20
     assert struck["coordinator"] > 20
-    assert struck["moved"] > 5
+    assert struck["moved"] > 0
 
 
 # ---- bad input

@@ -36,7 +36,7 @@ from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
 from ipos.store.pack import PackStore
 from ipos.store.pins import Pins
-from ipos.vm import engine, made, pack
+from ipos.vm import engine, image, made, pack
 from ipos.vm.content import Content, spec_of
 from ipos.vm.host import Fault
 from ipos.vm.plan import USED_UP
@@ -66,7 +66,8 @@ class Engine:
         self.module = engine.compiled(unixfs.read(store, self.task.program), cache_root())
         self.saves = Saves(directory)
         self.out: tuple[BinaryIO, BinaryIO] = (_log(directory / "stdout"), _log(directory / "stderr"))
-        self.host = Content(store, self.task.files, self.task.stdin, self.out)
+        begun = b"" if self.task.image is None else image.start_file((self.task.name, *self.task.args), run.env)
+        self.host = Content(store, self.task.files, self.task.stdin, self.out, begun)
         self.spec = spec_of(saves.plan_of(self.task, run), self.host.tree)
         self.runner = self._begin()
 
@@ -75,7 +76,7 @@ class Engine:
         if head is None:
             for file in self.out:
                 file.truncate(0)
-            return Runner.start(self.module, self.spec, self.host)
+            return Runner.start(self.module, self.spec, self.host, self._image())
         printed: list[bytes] = []
         for file, count in zip(self.out, head.written, strict=True):
             file.truncate(count)
@@ -84,6 +85,15 @@ class Engine:
         runner = Runner.resume(self.module, self.spec, self.host, self.saves, (printed[0], printed[1]))
         self.host.skip(runner.state.call("wasi_stdin_read"))
         return runner
+
+    def _image(self) -> image.Image | None:
+        """What the task starts from, verified."""
+        if self.task.image is None:
+            return None
+        with tempfile.TemporaryDirectory(dir=self.directory.parent, prefix=".image-") as scratch:
+            packed = Path(scratch, "image")
+            unixfs.export(self._store, self.task.image, packed, 0o600)
+            return image.unpacked(packed, c.text(self.task.program))
 
     def save(self) -> None:
         for file in self.out:

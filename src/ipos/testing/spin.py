@@ -42,7 +42,7 @@ PROGRAM = """(module
 
 
 def program(rounds: int) -> bytes:
-    """WebAssembly. A million rounds are about 0.02 Gop and some milliseconds; it prints nine bytes."""
+    """WebAssembly. A million rounds are about 0.005 Gop and some milliseconds; it prints nine bytes."""
     return bytes(wasmtime.wat2wasm(PROGRAM.replace("ROUNDS", str(rounds))))
 
 

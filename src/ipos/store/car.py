@@ -143,7 +143,7 @@ class Reader:
         try:
             header = plain_value(self._take(length))
             roots, version = header["roots"], header["version"]
-        except (BadRecord, KeyError, TypeError):
+        except (Refused, KeyError, TypeError):
             raise Refused(f"{name} is not a CAR file: its header is not DAG-CBOR with roots and version") from None
         if version != 1 or not isinstance(roots, list) or (not many and len(roots) != 1):
             raise Refused(f"{name}: a CAR of version 1 with one root was expected")

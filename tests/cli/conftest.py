@@ -136,6 +136,13 @@ class Terminal:
 
 
 @pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory whose path is short enough for sockets in it, however many tests ran here before."""
+    with tempfile.TemporaryDirectory(prefix="ipt") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
 def terminal() -> Iterator[Callable[..., Terminal]]:
     """`terminal(machine, "join", code)`: the command, on a terminal."""
     with ExitStack() as stack:

@@ -236,8 +236,9 @@ def test_two_at_once_compute_it_once(machines: Make, burn: Path) -> None:
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]  # fmt: skip
-    ends = [json.loads(process.communicate(timeout=120)[0]) for process in both]
-    assert [process.returncode for process in both] == [7, 7]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [7, 7], "\n".join(map(str, said))
+    ends = [json.loads(out) for out, _ in said]
     assert same(ends[0]) == same(ends[1])
 
 
@@ -273,10 +274,10 @@ def test_a_line_of_progress_on_a_terminal(machines: Make, burn: Path, terminal: 
     assert shown.ends() == 130
 
 
-def test_a_home_that_cannot_be_written(tmp_path: Path, burn: Path) -> None:
-    home = tmp_path / "home"
+def test_a_home_that_cannot_be_written(short: Path, burn: Path) -> None:
+    home = short / "home"
     home.mkdir()
-    (tmp_path / "run").mkdir(mode=0o700)
+    (short / "run").mkdir(mode=0o700)
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "ipos-test", str(home)], check=False)
     assert done.returncode == 0, "tmpfs cannot be mounted: this test needs root"
     one = Machine(home)
@@ -290,13 +291,13 @@ def test_a_home_that_cannot_be_written(tmp_path: Path, burn: Path) -> None:
         subprocess.run(["umount", "-l", str(home)], check=False)
 
 
-def test_a_full_disk_loses_nothing(tmp_path: Path, burn: Path) -> None:
+def test_a_full_disk_loses_nothing(short: Path, burn: Path) -> None:
     """A home on a small file system of its own: the task is given up with the sentence, and goes on when there is room."""
-    home = tmp_path / "home"
+    home = short / "home"
     home.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "ipos-test", str(home)], check=False)
     assert done.returncode == 0, "tmpfs cannot be mounted: this test needs root"
-    (tmp_path / "run").mkdir(mode=0o700)
+    (short / "run").mkdir(mode=0o700)
     one = Machine(home)
     try:
         one.ok("up", "--listen", "local", "--cores", "1")

@@ -18,6 +18,7 @@ import msgspec
 
 from ipos.pool import job as j
 from ipos.pool import task as t
+from ipos.pool.reserve import Reserve
 from ipos.wire import limits
 from ipos.wire.errors import Refused
 
@@ -94,6 +95,7 @@ class Journal:
         self._waiting: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
         self._lock = threading.Lock()
+        self._reserve = Reserve(path.with_name(path.name + ".reserve")) if isinstance(path, Path) else None
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'OFF'}")
@@ -221,14 +223,26 @@ class Journal:
 
     def _write(self, notes: list[tuple[str, tuple[Any, ...]]]) -> None:
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
             try:
-                for sql, values in notes:
-                    self._db.execute(sql, values)
-                self._db.execute("COMMIT")
-            except BaseException:
+                self._transact(notes)
+            except sqlite3.OperationalError:
+                if self._reserve is None or not self._reserve.give():
+                    raise
+                self._transact(notes)  # the disk is full, and now a little less so
+            else:
+                if self._reserve is not None:
+                    self._reserve.take()
+
+    def _transact(self, notes: list[tuple[str, tuple[Any, ...]]]) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for sql, values in notes:
+                self._db.execute(sql, values)
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:  # a full disk has rolled it back already
                 self._db.execute("ROLLBACK")
-                raise
+            raise
 
     def die(self) -> None:
         """Nothing is written from here on: what a kill -9 at this moment leaves. For `ipos.testing`."""

@@ -81,8 +81,6 @@ class Engine:
     def prepare(self, key: str, task: Task, every_s: float) -> None:
         """In a thread, when its input is laid out in `work/KEY/cwd`."""
         run = saves.engine_run(self.store, task)
-        place = self.saves(task)
-        place.mkdir(parents=True, exist_ok=True)
         (self._work / key / "out").mkdir()
         self._plans[key] = msgspec.structs.replace(saves.plan_of(task, run), every_s=every_s)
 
@@ -91,12 +89,15 @@ class Engine:
         return self._plans.pop(key)
 
     async def start(self, key: str, task: Task, program: Path, save: bytes | None) -> EngineRun:
+        place = self.saves(task)
+        # now, and not when it was prepared: the same task may have ended since, and its directory gone
+        await asyncio.to_thread(place.mkdir, parents=True, exist_ok=True)
         if save is not None:
-            await asyncio.to_thread(saves.lay_out, self.store, save, self.saves(task))
+            await asyncio.to_thread(saves.lay_out, self.store, save, place)
         directory = self._work / key
         image = await asyncio.to_thread(self.image, task)
         places = Places(
-            root=directory / "cwd", out=directory / "out", saves=self.saves(task), stdout=directory / "stdout",
+            root=directory / "cwd", out=directory / "out", saves=place, stdout=directory / "stdout",
             stderr=directory / "stderr", stdin=directory / "stdin" if task.stdin is not None else None, image=image, image_of=c.text(task.program),
         )  # fmt: skip
         return EngineRun(self, key, task, self._plans.pop(key), places, program)

@@ -23,7 +23,7 @@ from ipos.identity import keys
 from ipos.identity.machines import MachineList, check
 from ipos.identity.secret import Secret
 from ipos.net import codes, join
-from ipos.pool import marks, receipt
+from ipos.pool import commitment, marks, receipt, verdict
 from ipos.pool import records as _pool
 from ipos.pool import saves as _saves
 from ipos.pool.native import environment as _environment
@@ -43,7 +43,7 @@ FOLDER = Path(__file__).parents[1] / "vectors"
 NINEP, RECORDS, JOIN, UNIXFS, RECEIPTS = (
     json.loads((FOLDER / f"{name}.json").read_text()) for name in ("ninep", "records", "join", "unixfs", "receipts")
 )
-KINDS = {kind.__name__: kind for module in (_pool, _saves, _environment, join, sys.modules[MachineList.__module__])
+KINDS = {kind.__name__: kind for module in (_pool, _saves, _environment, commitment, verdict, join, sys.modules[MachineList.__module__])
          for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record}  # fmt: skip
 
 

@@ -22,9 +22,11 @@ from ipos.identity.secret import Secret
 from ipos.identity.typed import RunKey, digest_typed
 from ipos.net import codes, join
 from ipos.pool import marks, receipt
+from ipos.pool.commitment import Claim, Ending, Use
 from ipos.pool.native.environment import Environment
 from ipos.pool.records import Deal, EngineRun, Evidence, Limits, Mark, MarkedSave, Receipt, Result, Task
 from ipos.pool.saves import HandOver
+from ipos.pool.verdict import Lie, Step, Verdict, Verification, signed
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import MemoryStore
@@ -203,6 +205,7 @@ def examples() -> list[Record]:
         Evidence(receipt=c.of_dag_cbor(b"a receipt")),
         Evidence(receipt=c.of_dag_cbor(b"a receipt"), saves=(MarkedSave(index=1, save=c.of_raw(b"a save")),)),
         msgspec.structs.replace(result, ext={"root": "cd" * 32, "work": "2748049480", "resumed_at": "0"}),
+        *agreed(),
         Limits(), Limits(output_bytes=0, memory_bytes=(1 << 63) - 1, wall_ms=23), environment, *tasks, result, killed,
         deal, msgspec.structs.replace(deal, fresh=True, blocks=(b"print(input().upper())\n", b"")),
         attic, machines.MachineList(account=lst.account, version=1, machines=()), lst,
@@ -210,6 +213,28 @@ def examples() -> list[Record]:
         join.Request(proof="", machine=attic, account=lst.account, others=0),
         join.Welcome(proof="00" * 32, machines=lst), join.Sorry(sorry="the owner of the other machine said no"),
     ]  # fmt: skip
+
+
+def agreed() -> list[Record]:
+    """What seats claim, and what is found of it."""
+    ending = Ending(
+        exit=0, killed="", work=2_748_049_480, root="cd" * 32, stdout=c.of_raw(b"out"), stderr=c.of_raw(b""), dir=None
+    )
+    use = Use(cpu_ms=12, wall_ms=34, rss_bytes=9 << 20)
+    seat, judge = "0x" + "33" * 20, "0x" + "44" * 20
+    claim = Claim(task=c.text(c.of_dag_cbor(b"a task")), seat="1", node=seat, ending=ending, use=use)
+    right = Step(work=2_000_000_007, root="ab" * 32)
+    lie = Lie(seat="1", node=seat, claimed=Step(work=2_000_000_007, root="ba" * 32))
+    end = Step(work=ending.work, root=ending.root, ending=cid_of(ending))
+    verdict = Verdict(
+        task=c.of_dag_cbor(b"a task"), mark=2, before=Step(work=1_000_000_003, root="aa" * 32), right=right, liars=(lie,), judge=judge,
+        since=1_000_000_003, work=1_000_000_004,
+    )  # fmt: skip
+    found = signed(verdict, RunKey(keys.Key(Secret(RUN))))
+    whole = Verification(
+        task=verdict.task, seats=3, agreed=2, root=ending.root, work=ending.work, total=9_244_148_444, told=("seat 1 lied",), verdicts=(found,)
+    )  # fmt: skip
+    return [ending, use, claim, right, end, lie, msgspec.structs.replace(verdict, before=None), found, whole]
 
 
 def account_list() -> machines.MachineList:

@@ -1,13 +1,15 @@
 """make demo: three nodes on this machine, joined by spoken codes, map a real program over real data; one is killed with kill -9 in the
 middle, the submitting node too, and is started again; the results are compared with a plain run. Then the same program in the engine: a
-killed node's task is resumed, not restarted, and a task stopped by kill -9 ends in another home with the same bytes, work and root. Exits
-non-zero if a step did not happen.
+killed node's task is resumed, not restarted, and a task stopped by kill -9 ends in another home with the same bytes, work and root. Then
+three workers with a store each run one task: one is killed, a fourth goes on from its save; one lies, is named, and its mark is proven wrong;
+a receipt is judged in an empty home (`replicas.py`). Exits non-zero if a step did not happen.
 
 The three nodes share this machine's cores, so the speed-up that is printed is that of one machine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,6 +21,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+
+import replicas
 
 HERE = Path(__file__).parent
 IPOS = Path(sys.executable).with_name("ipos")
@@ -125,8 +129,8 @@ def main() -> int:
     began = time.monotonic()
     try:
         run(scratch, homes)
-    except (Failed, subprocess.SubprocessError) as error:
-        print(f"the demo failed: {error}", file=sys.stderr)
+    except (Failed, replicas.Failed, OSError, subprocess.SubprocessError) as error:
+        print(f"the demo failed: {error or type(error).__name__}", file=sys.stderr)
         return 1
     finally:
         for home in homes.values():
@@ -170,6 +174,11 @@ def run(scratch: Path, homes: dict[str, Path]) -> None:
     wait_for("a pool of three nodes", lambda: pool_size(desk) == 3)
     in_engine(scratch, homes)
     elsewhere(scratch, desk)
+    for home in homes.values():
+        with contextlib.suppress(Failed):  # the one that was killed
+            ipos(home, "down")
+    (scratch / "replicas").mkdir()
+    replicas.run(scratch / "replicas", say)
 
 
 def disturbed(scratch: Path, desk: Path, loft: Path, count: int, command: tuple[str, ...]) -> None:

@@ -38,6 +38,8 @@ if find_spec("ipos"):  # not in the interpreters of plain runs
 
 
 def the_demo() -> Any:
+    if str(DEMO.parent) not in sys.path:
+        sys.path.append(str(DEMO.parent))
     spec = importlib.util.spec_from_file_location("demo", DEMO)
     assert spec is not None
     assert spec.loader is not None

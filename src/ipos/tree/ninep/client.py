@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ipos.tree.file import DIRECTORY, Attr, Qid
-from ipos.tree.ninep.codec import ALL, HEAD, Dialect, Framer, ProtocolError, unpack_stat
+from ipos.tree.ninep.codec import ALL, HEAD, Dialect, Framer, ProtocolError
 from ipos.tree.ninep.messages import NOFID, NOTAG
+from ipos.tree.ninep.stat import unpack
 from ipos.wire import limits
 from ipos.wire.errors import Gone, Refused
 
@@ -304,10 +305,9 @@ class Client(asyncio.Protocol):
 
     async def attr(self, fid: int) -> tuple[Qid, Attr]:
         if self.dialect.version == "9P2000":
-            fields, _ = unpack_stat((await self.rpc("Tstat", fid))[0])
-            qid: Qid = fields["qid"]
-            kind = statbits.S_IFDIR if qid.type & DIRECTORY else statbits.S_IFREG
-            return qid, Attr(kind | fields["mode"] & 0o777, fields["length"], fields["mtime"] * 10**9)
+            got, _ = unpack((await self.rpc("Tstat", fid))[0])
+            kind = statbits.S_IFDIR if got.qid.type & DIRECTORY else statbits.S_IFREG
+            return got.qid, Attr(kind | got.mode & 0o777, got.length, got.mtime * 10**9)
         values = await self.rpc("Tgetattr", fid, 0x7FF)
         _, qid, mode, uid, gid, nlink, _, size, _, _, at, at_ns, mt, mt_ns, ct, ct_ns, *_ = values
         ns = 10**9
@@ -406,8 +406,8 @@ class OpenFile:
         while block := await self.read(64 * limits.KiB):
             at = 0
             while at < len(block):
-                fields, at = unpack_stat(block, at)
-                out.append(Entry(fields["name"], fields["qid"]))
+                one, at = unpack(block, at)
+                out.append(Entry(one.name, one.qid))
         return out
 
 

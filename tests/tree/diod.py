@@ -34,7 +34,9 @@ def diod(export: Path) -> Iterator[int]:
     log = export.parent / "diod.log"
     with log.open("w") as out:
         child = subprocess.Popen(
-            [program("diod"), "-f", "-n", "-e", str(export), "-l", f"127.0.0.1:{port}", "-L", str(log)], stdout=out, stderr=out
+            [program("diod"), "-f", "-n", "-e", str(export), "-l", f"127.0.0.1:{port}", "-L", str(log)],
+            stdout=out,
+            stderr=out,
         )
         try:
             deadline = time.monotonic() + 30

@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 from ipos.tree.file import Caller, File
-from ipos.tree.ninep.codec import ALL, HEAD
-from ipos.tree.ninep.messages import NOFID
+from ipos.tree.ninep.codec import ALL, HEAD, Message
+from ipos.tree.ninep.messages import DIALECTS, NOFID
 from ipos.tree.ninep.session import Session
 
 ME = Caller("0x1", "me", own=True, local=True)
@@ -58,3 +58,14 @@ class Talk:
 async def settle(turns: int = 20) -> None:
     for _ in range(turns):
         await asyncio.sleep(0)
+
+
+def kinds(row: Message) -> list[str]:
+    """The types of a row's fields, as the table has them."""
+    for tables in DIALECTS.values():
+        for table in tables:
+            for line in table.strip().splitlines():
+                code, _, *fields = line.split()
+                if int(code) == row.code and tuple(f.split(":")[0] for f in fields) == row.fields:
+                    return [f.split(":")[1] for f in fields]
+    raise AssertionError(row.name)

@@ -63,12 +63,12 @@ class Fid:
 class _Op:
     """One request under way."""
 
-    __slots__ = ("before", "begun", "fids", "flushes", "name", "passed", "size", "tag", "task", "walked")
+    __slots__ = ("before", "begun", "fids", "flushes", "name", "passed", "size", "stepped", "tag", "task", "walked")
 
     def __init__(self, tag: int, name: str, fids: list[int], walked: int | None, size: int) -> None:
         self.tag, self.name, self.fids, self.walked, self.size = tag, name, fids, walked, size
         self.task: asyncio.Task[None] | None = None
-        self.begun = False
+        self.begun = self.stepped = False
         self.before: set[asyncio.Future[None]] = set()
         self.passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.flushes: list[int] = []
@@ -245,6 +245,10 @@ class Session:
         await self._rest(op, entry, entry.operation(self, *values), _OWN_TASK)
 
     async def _rest(self, op: _Op, entry: _Entry, work: Coroutine[Any, Any, tuple[Any, ...]], waits: Any) -> None:
+        op.stepped = True
+        if self._ops.get(op.tag) is not op:
+            work.close()
+            return
         try:
             values, failed = await _continued(work, waits), None
         except Exception as error:
@@ -302,8 +306,12 @@ class Session:
 
     @staticmethod
     def _cancel(op: _Op) -> None:
-        """Soon, so that a task that has not taken its first step yet takes it: what it goes on with has been begun."""
-        if op.task is not None and not (op.begun and op.name in _TO_THE_END):
+        """A task that has not taken its first step yet takes it before: what it goes on with has been begun."""
+        if op.task is None or (op.begun and op.name in _TO_THE_END):
+            return
+        if op.stepped:
+            op.task.cancel()
+        else:
             asyncio.get_running_loop().call_soon(op.task.cancel)
 
     def reset(self) -> None:

@@ -48,6 +48,7 @@ bench: setup  ## the numbers of docs/performance.md
 	@$(RUN)/python bench/keys.py
 	@$(RUN)/python -m bench.engine
 	@$(RUN)/python bench/image.py
+	@$(RUN)/python bench/ninep.py
 
 docs: setup  ## make the drawings from the machines' tables
 	@$(RUN)/python docs/make.py

@@ -282,7 +282,7 @@ def test_the_race_checker_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def follows(directory: int, name: str, flags: int, mode: int = 0) -> int:
         return os.open(name, flags | os.O_CLOEXEC, mode, dir_fd=directory)
 
-    assert race(tmp_path, monkeypatch, follows) > 0
+    assert any(race(tmp_path / str(i), monkeypatch, follows) for i in range(40)), "not one of 40 races was lost"
 
 
 def test_openat2_is_what_is_used() -> None:

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +22,8 @@ from ipos.wire.errors import Refused
 
 T = TypeVar("T")
 _V9FS_MAGIC = 0x01021997
+_AT_ONCE = 128 << 10  # so much goes to the page cache without a thread, which would cost more than the copy,
+_SLOW_S, _REST_S = 0.005, 1.0  # unless the kernel made one such write wait: then threads take them for a while
 _LONG = 32 << 10  # what is read is copied below this length, so that it is `bytes`
 
 
@@ -263,6 +266,7 @@ class LocalHandle(Handle):
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._users = 0
+        self._slow_until = 0.0
         self._closed = False
 
     async def read(self, offset: int, count: int) -> bytes:
@@ -287,7 +291,16 @@ class LocalHandle(Handle):
     async def write(self, offset: int, data: bytes) -> int:
         if offset + len(data) > limits.file_offset:
             raise Refused(f"an offset of {offset}: no file of this machine is so long", errno.EFBIG)
-        return await self._thread(lambda: os.pwrite(self._fd, data, offset), "write")
+        if len(data) > _AT_ONCE or time.monotonic() < self._slow_until:
+            return await self._thread(lambda: os.pwrite(self._fd, data, offset), "write")
+        began = time.monotonic()
+        try:
+            return os.pwrite(self._fd, data, offset)
+        except OSError as error:
+            raise _sentence(error, "write") from None
+        finally:
+            if time.monotonic() - began > _SLOW_S:
+                self._slow_until = began + _REST_S
 
     async def _thread(self, call: Callable[[], T], what: str) -> T:
         """The descriptor stays open until the call is over, whoever was cancelled meanwhile."""

@@ -28,6 +28,9 @@ log = logging.getLogger("ipos.ninep")
 
 Attach = Callable[[Caller, str], Awaitable[File]]
 Operation = Callable[..., Coroutine[Any, Any, tuple[Any, ...]]]
+LONG = (
+    256 << 10
+)  # an answer from here on is sent by itself; copying a shorter one behind others is cheaper than a call for it
 IO_HEAD = 24  # bytes of a Twrite that are not data
 _RREAD = struct.Struct("<IBHI")
 _FIDS = {"fid", "newfid", "dfid", "dirfd", "olddirfid", "newdirfid"}
@@ -330,7 +333,7 @@ class Session:
     # ---- answers
 
     def _reply(self, row: Message, tag: int, values: tuple[Any, ...]) -> None:
-        if row.code == 117 and len(values[0]) >= 32768:  # a long Rread is not copied behind its head
+        if row.code == 117 and len(values[0]) >= LONG:  # a long Rread is not copied behind its head
             self._send(_RREAD.pack(_RREAD.size + len(values[0]), 117, tag, len(values[0])))
             self._send(values[0])
             return

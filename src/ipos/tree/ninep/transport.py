@@ -15,7 +15,7 @@ from typing import Any
 
 from ipos.tree.file import Caller
 from ipos.tree.ninep.codec import Framer, ProtocolError
-from ipos.tree.ninep.session import Attach, Session
+from ipos.tree.ninep.session import LONG, Attach, Session
 from ipos.wire import limits
 from ipos.wire.errors import Refused
 
@@ -182,7 +182,7 @@ class ServerProtocol(asyncio.Protocol):
             return
         small: list[bytes] = []
         for piece in out:
-            if len(piece) < 32768:
+            if len(piece) < LONG:
                 small.append(piece)
                 continue
             if small:

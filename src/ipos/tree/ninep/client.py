@@ -147,6 +147,10 @@ class Client(Connection):
             return "Tlopen", flags
         return "Topen", _MODES[flags & os.O_ACCMODE] | (O_TRUNC_2000 if flags & os.O_TRUNC else 0)
 
+    def send_open(self, fid: int, flags: int) -> Sent:
+        name, *values = self.open_request(flags)
+        return self.send(name, fid, *values)
+
     def is_whole(self, opened: tuple[Any, ...]) -> bool:
         """Whether a short read of this file is its end: our own dialect says so by an iounit."""
         return self.dialect.version == "9P2000.L.ipos" and opened[1] > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import os
@@ -56,7 +57,8 @@ class ServerProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        transport.set_write_buffer_limits(high=limits.write_buffer_bytes)
+        with contextlib.suppress(NotImplementedError):  # of a transport that keeps nothing itself
+            transport.set_write_buffer_limits(high=limits.write_buffer_bytes)
 
     # ---- in
 

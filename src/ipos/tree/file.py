@@ -89,6 +89,10 @@ class Handle:
         """At most `count` bytes from `offset`; empty at the end of the file. Event files ignore `offset` and wait."""
         raise Refused("this file cannot be read", errno.EACCES)
 
+    async def read_behind(self, head: int, offset: int, count: int) -> bytearray | None:
+        """What `read` gives, behind `head` bytes of room, so that a server need not copy it; None where it is not at hand at once."""
+        return None
+
     async def write(self, offset: int, data: bytes) -> int:
         """How many bytes were taken: all, unless the file server is full."""
         raise Refused("this file cannot be written", errno.EACCES)

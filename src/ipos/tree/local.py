@@ -24,7 +24,6 @@ T = TypeVar("T")
 _V9FS_MAGIC = 0x01021997
 _AT_ONCE = 128 << 10  # so much goes to the page cache without a thread, which would cost more than the copy,
 _SLOW_S, _REST_S = 0.005, 1.0  # unless the kernel made one such write wait: then threads take them for a while
-_LONG = 32 << 10  # what is read is copied below this length, so that it is `bytes`
 
 
 def _qid(st: os.stat_result) -> Qid:
@@ -270,23 +269,29 @@ class LocalHandle(Handle):
         self._closed = False
 
     async def read(self, offset: int, count: int) -> bytes:
+        found = await self.read_behind(0, offset, count)
+        return bytes(found) if found is not None else await self._pread(offset, count)
+
+    async def _pread(self, offset: int, count: int) -> bytes:
+        return await self._thread(lambda: os.pread(self._fd, count, offset), "read")
+
+    async def read_behind(self, head: int, offset: int, count: int) -> bytearray | None:
         if offset > limits.file_offset:
-            return b""
-        buffer = bytearray(count)
+            return bytearray(head)
+        buffer = bytearray(head + count)
         try:
-            got = os.preadv(self._fd, [buffer], offset, os.RWF_NOWAIT)
+            got = os.preadv(self._fd, [memoryview(buffer)[head:]], offset, os.RWF_NOWAIT)
         except BlockingIOError:
-            got = -1
+            return None
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise _sentence(error, "read") from None
-            got = -1
-        if got == count:
-            return buffer if got >= _LONG else bytes(buffer)  # type: ignore[return-value]
-        # not in the cache, or the end of the file, or both: a thread may wait to find out
-        if got >= 0 and offset + got >= os.fstat(self._fd).st_size:
-            return bytes(buffer[:got])
-        return await self._thread(lambda: os.pread(self._fd, count, offset), "read")
+            return None
+        if got < count:
+            if offset + got < os.fstat(self._fd).st_size:
+                return None  # the rest is not in the cache: a thread may wait for it
+            del buffer[head + got :]
+        return buffer
 
     async def write(self, offset: int, data: bytes) -> int:
         if offset + len(data) > limits.file_offset:

@@ -11,7 +11,7 @@ from typing import Any
 from ipos.tree.file import DIRECTORY, SYMLINK, Caller, Change, Changeable, Directory, Handle
 from ipos.tree.ninep.codec import DIRENT
 from ipos.tree.ninep.locks import UNLOCK, Owner
-from ipos.tree.ninep.session import IO_HEAD, Fid, Operation, Session, Step, checked, own_task, refuse
+from ipos.tree.ninep.session import COPIED, IO_HEAD, RREAD, Fid, Operation, Session, Step, checked, own_task, refuse
 from ipos.wire import limits
 from ipos.wire.errors import Refused
 
@@ -81,6 +81,8 @@ async def read(s: Session, fid: int, offset: int, count: int) -> Values:
     if not one.handle.prompt:
         await own_task()
     count = min(count, s.msize - IO_HEAD)
+    if count >= COPIED and (framed := await one.handle.read_behind(RREAD.size, offset, count)) is not None:
+        return framed, RREAD
     data = await one.handle.read(offset, count)
     return (data if len(data) <= count else data[:count],)
 

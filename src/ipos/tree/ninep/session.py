@@ -31,8 +31,10 @@ Operation = Callable[..., Coroutine[Any, Any, tuple[Any, ...]]]
 LONG = (
     256 << 10
 )  # an answer from here on is sent by itself; copying a shorter one behind others is cheaper than a call for it
+COPIED = 16 << 10  # a shorter one is copied without a thought
 IO_HEAD = 24  # bytes of a Twrite that are not data
-_RREAD = struct.Struct("<IBHI")
+_RREAD_CODE, _TWALK_CODE = 117, 110
+RREAD = struct.Struct("<IBHI")
 _FIDS = {"fid", "newfid", "dfid", "dirfd", "olddirfid", "newdirfid"}
 _TO_THE_END = {"Tclunk", "Tremove"}  # begun, they are not cancelled: half a clunk is no fid and no clunk
 _numbers = itertools.count(1)
@@ -172,11 +174,9 @@ class Session:
         except ProtocolError as error:
             self._send(self._error(tag, Refused(str(error), errno.EPROTO)))
             return
-        walk = code == 110
-        fids = [values[i] for i in entry.fids]
-        before = self._before(fids, walk) if self._last or self._walks else None
+        before = self._before(entry, values) if self._last or self._walks else None
         if before:
-            op = self._queued(entry, tag, values, fids, walk, len(b))
+            op = self._queued(entry, tag, values, len(b))
             op.before = before
             op.task = asyncio.get_running_loop().create_task(self._later(op, entry, values))
             op.task.add_done_callback(lambda _: self._ended(op))
@@ -189,7 +189,7 @@ class Session:
         except (Exception, asyncio.CancelledError) as error:
             self._send(self._error(tag, error))
         else:
-            op = self._queued(entry, tag, values, fids, walk, len(b))
+            op = self._queued(entry, tag, values, len(b))
             op.begun = True
             op.task = asyncio.get_running_loop().create_task(self._rest(op, entry, work, waits))
             op.task.add_done_callback(lambda _: self._ended(op))
@@ -222,19 +222,25 @@ class Session:
 
     # ---- order
 
-    def _before(self, fids: list[int], walk: bool) -> set[asyncio.Future[None]]:
-        """What has to pass first. A walk only looks at where it starts: many may start from one fid at once."""
-        out = {turn for fid in fids if (turn := self._last.get(fid)) is not None}
-        for fid in fids[1:] if walk and fids[0] != fids[1] else fids:
+    @staticmethod
+    def _named(entry: _Entry, values: tuple[Any, ...]) -> tuple[list[int], int | None]:
+        """The fids that an operation takes, and the one that it only looks at: many walks may start from one fid at once."""
+        fids = [values[i] for i in entry.fids]
+        looked = fids[0] if entry.row.code == _TWALK_CODE and fids[0] != fids[1] else None
+        return (fids, None) if looked is None else (fids[1:], looked)
+
+    def _before(self, entry: _Entry, values: tuple[Any, ...]) -> set[asyncio.Future[None]]:
+        """What has to pass first."""
+        fids, looked = self._named(entry, values)
+        out = {turn for fid in (*fids, looked) if fid is not None and (turn := self._last.get(fid)) is not None}
+        for fid in fids:
             out |= self._walks.get(fid, set())
         return out
 
-    def _queued(
-        self, entry: _Entry, tag: int, values: tuple[Any, ...], fids: list[int], walk: bool, length: int
-    ) -> _Op:
+    def _queued(self, entry: _Entry, tag: int, values: tuple[Any, ...], length: int) -> _Op:
         size = length + (min(values[entry.counted], self.msize) if entry.counted is not None else 0)
-        looked = fids[0] if walk and fids[0] != fids[1] else None
-        op = self._ops[tag] = _Op(tag, entry.row.name, fids[1:] if looked is not None else fids, looked, size)
+        fids, looked = self._named(entry, values)
+        op = self._ops[tag] = _Op(tag, entry.row.name, fids, looked, size)
         self._bytes += size
         for fid in op.fids:
             self._last[fid] = op.passed
@@ -333,10 +339,15 @@ class Session:
     # ---- answers
 
     def _reply(self, row: Message, tag: int, values: tuple[Any, ...]) -> None:
-        if row.code == 117 and len(values[0]) >= LONG:  # a long Rread is not copied behind its head
-            self._send(_RREAD.pack(_RREAD.size + len(values[0]), 117, tag, len(values[0])))
-            self._send(values[0])
-            return
+        if row.code == _RREAD_CODE:
+            if len(values) == 2:  # there is room for the head before it
+                RREAD.pack_into(values[0], 0, len(values[0]), row.code, tag, len(values[0]) - RREAD.size)
+                self._send(values[0])
+                return
+            if len(values[0]) >= LONG:
+                self._send(RREAD.pack(RREAD.size + len(values[0]), row.code, tag, len(values[0])))
+                self._send(values[0])
+                return
         try:
             body = row.encode(tag, *values)
         except (struct.error, UnicodeEncodeError) as error:

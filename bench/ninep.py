@@ -104,6 +104,12 @@ def rows() -> dict[str, tuple[list[tuple[bytes, int]], float, str]]:
     return {
         "read 64 KiB": ([(L["Tread"].encode(1, 1, 0, io), 1)], io / 1e6, "MB/s"),
         "write 64 KiB": ([(L["Twrite"].encode(1, 1, 0, bytes(io)), 1)], io / 1e6, "MB/s"),
+        "read 64 KiB x 4": ([(b"".join(L["Tread"].encode(i, 1, 0, io) for i in range(4)), 4)], 4 * io / 1e6, "MB/s"),
+        "write 64 KiB x 4": (
+            [(b"".join(L["Twrite"].encode(i, 1, 0, bytes(io)) for i in range(4)), 4)],
+            4 * io / 1e6,
+            "MB/s",
+        ),
         "getattr": ([(L["Tgetattr"].encode(1, 1, 0x7FF), 1)], 1, "op/s"),
         "read 4 KiB": ([(L["Tread"].encode(1, 1, 0, 4096), 1)], 1, "op/s"),
         "getattr x 16": ([each(lambda i: L["Tgetattr"].encode(i, 1, 0x7FF))], 16, "op/s"),

@@ -443,6 +443,20 @@ def test_noise(pieces: list[bytes], version: str) -> None:
     asyncio.run(noise(pieces, version))
 
 
+@pytest.mark.slow
+@settings(max_examples=6000, deadline=None)
+@given(NOISE, st.sampled_from(list(ALL)))
+def test_noise_for_long(pieces: list[bytes], version: str) -> None:
+    asyncio.run(noise(pieces, version))
+
+
+@pytest.mark.slow
+@settings(max_examples=3000, deadline=None)
+@given(STEPS)
+def test_order_and_flush_for_long(steps: list[Step]) -> None:
+    asyncio.run(bursts(steps))
+
+
 def test_the_noise_checker_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     right = Session.message
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ipos.tree.ninep.client import Client
 
 IO_HEAD = 24  # bytes of a Twrite that are not data
-AHEAD = 4  # reads under way once a file is read one piece after the other
+AHEAD = 6  # reads under way once a file is read one piece after the other
 _NAME_MOST = 4 * limits.name_bytes
 
 Sent = tuple[asyncio.Future[tuple[Any, ...]], int]

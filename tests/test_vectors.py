@@ -33,9 +33,10 @@ from ipos.store import unixfs
 from ipos.store.blocks import MemoryStore
 from ipos.tree.file import Caller, File, Handle, Qid
 from ipos.tree.ninep.codec import ALL, HEAD, Framer, ProtocolError
+from ipos.tree.ninep.fids import Fid, Step
 from ipos.tree.ninep.linux import readdir
 from ipos.tree.ninep.messages import DIALECTS
-from ipos.tree.ninep.session import Fid, Session, Step
+from ipos.tree.ninep.session import Session
 from ipos.tree.ninep.stat import Stat, unpack
 from ipos.wire import limits
 from ipos.wire.errors import BadRecord, Refused

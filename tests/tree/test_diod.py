@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -125,3 +128,26 @@ def test_a_stranger_on_loopback_is_not_served(tmp_path: Path, monkeypatch: pytes
         writer.close()
 
     served(tmp_path, story)
+
+
+def test_diods_clients_on_a_node(tmp_path: Path) -> None:
+    """A whole node whose `ipos.toml` names a loopback address."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        where = f"127.0.0.1:{probe.getsockname()[1]}"
+    (tmp_path / "run").mkdir(mode=0o700)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "ipos.toml").write_text(f'tcp = "{where}"\nlisten = "local"\n')
+    environment = {**os.environ, "IPOS_HOME": str(tmp_path / "home"), "XDG_RUNTIME_DIR": str(tmp_path / "run")}
+
+    def ipos(word: str) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "ipos.cli.main", word], env=environment, check=True, timeout=60, capture_output=True
+        )
+
+    ipos("up")
+    try:
+        to = ("-s", where, "-a", "/")
+        assert {"status", "ctl", "home", "job"} <= set(run(program("diodls"), *to).split())
+        assert "state up" in run(program("diodcat"), *to, "status")
+    finally:
+        ipos("down")

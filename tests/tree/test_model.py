@@ -18,7 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from nine import Talk, settle
 
 from ipos.tree.local import LocalDir, LocalHandle, local
-from ipos.tree.ninep.session import Fid, Session
+from ipos.tree.ninep.fids import Fid
+from ipos.tree.ninep.session import Session
 
 
 @dataclass(eq=False)

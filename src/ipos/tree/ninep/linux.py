@@ -10,8 +10,9 @@ from typing import Any
 
 from ipos.tree.file import DIRECTORY, SYMLINK, Caller, Change, Changeable, Directory, Handle
 from ipos.tree.ninep.codec import DIRENT
+from ipos.tree.ninep.fids import Fid, Step, checked, refuse
 from ipos.tree.ninep.locks import UNLOCK, Owner
-from ipos.tree.ninep.session import COPIED, IO_HEAD, RREAD, Fid, Operation, Session, Step, checked, own_task, refuse
+from ipos.tree.ninep.session import COPIED, IO_HEAD, RREAD, Operation, Session, own_task
 from ipos.wire import limits
 from ipos.wire.errors import Refused
 

@@ -9,9 +9,10 @@ from typing import Any
 from ipos.tree.file import DIRECTORY, SYMLINK, Change, Changeable
 from ipos.tree.ninep import stat as stats
 from ipos.tree.ninep.codec import ProtocolError
+from ipos.tree.ninep.fids import Fid, Step, checked, refuse
 from ipos.tree.ninep.linux import SHARED, Values, created, move, opened, parent
 from ipos.tree.ninep.linux import read as read_file
-from ipos.tree.ninep.session import IO_HEAD, Fid, Operation, Session, Step, checked, own_task, refuse
+from ipos.tree.ninep.session import IO_HEAD, Operation, Session, own_task
 from ipos.tree.ninep.stat import DMAPPEND, DMDEVICE, DMDIR, DMNAMEDPIPE, DMSOCKET, DMSYMLINK, KEEP4, KEEP8, Stat
 from ipos.wire.errors import Refused
 

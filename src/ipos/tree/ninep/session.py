@@ -12,7 +12,6 @@ import asyncio
 import errno
 import itertools
 import logging
-import os
 import struct
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 
 from ipos.tree.file import DIRECTORY, Caller, Directory, File, Handle
 from ipos.tree.ninep.codec import ALL, HEAD, Dialect, Message, ProtocolError
+from ipos.tree.ninep.fids import Fid, Step, refuse
 from ipos.tree.ninep.locks import SHARED, Locks
 from ipos.wire import limits
 from ipos.wire.errors import Refused
@@ -38,31 +38,6 @@ RREAD = struct.Struct("<IBHI")
 _FIDS = {"fid", "newfid", "dfid", "dirfd", "olddirfid", "newdirfid"}
 _TO_THE_END = {"Tclunk", "Tremove"}  # begun, they are not cancelled: half a clunk is no fid and no clunk
 _numbers = itertools.count(1)
-
-
-class Step(NamedTuple):
-    """A file and its name in the directory of the step before."""
-
-    name: str
-    file: File
-
-
-class Fid:
-    """A name that the client gave to a file. `path` leads from the root to it, so `..` needs no name and a rename moves what is below."""
-
-    __slots__ = ("goes", "handle", "listing", "locked", "path", "place")
-
-    def __init__(self, path: tuple[Step, ...], handle: Handle | None = None) -> None:
-        self.path = path
-        self.handle = handle
-        self.listing: list[tuple[str, File]] | None = None
-        self.place: tuple[int, int] = (0, 0)  # 9P2000: the next entry of the listing, and the offset it has
-        self.locked = False
-        self.goes = False  # 9P2000: ORCLOSE
-
-    @property
-    def file(self) -> File:
-        return self.path[-1].file
 
 
 class _Op:
@@ -87,17 +62,6 @@ class _Entry(NamedTuple):
     reply: Message
     fids: tuple[int, ...]
     counted: int | None  # which field says how long the answer may be
-
-
-def refuse(number: int, what: str = "") -> Refused:
-    return Refused(f"{what}: {os.strerror(number)}" if what else os.strerror(number), number)
-
-
-def checked(name: str) -> str:
-    """A name that an entry of a directory may have."""
-    if name in ("", ".", "..") or "/" in name or "\0" in name or len(name.encode()) > limits.name_bytes:
-        raise refuse(errno.ENAMETOOLONG if len(name.encode()) > limits.name_bytes else errno.EINVAL, repr(name[:80]))
-    return name
 
 
 _OWN_TASK = object()

@@ -31,9 +31,8 @@ from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import MemoryStore
 from ipos.tree.file import Qid
-from ipos.tree.ninep.codec import ALL, HEAD
-from ipos.tree.ninep.messages import BASE, IPOS, NOFID, NOTAG, L
-from ipos.tree.ninep.session import _DIRENT
+from ipos.tree.ninep.codec import ALL, DIRENT, HEAD
+from ipos.tree.ninep.messages import BASE, IPOS, NOFID, NOTAG, L, U
 from ipos.wire import limits
 from ipos.wire.record import Record, cid_of, encode
 
@@ -43,7 +42,7 @@ KEY = bytes(range(1, 33))  # an account for vectors only
 
 # ---- 9P
 
-TABLES = {"9P2000": BASE, "9P2000.L": L, "9P2000.L.ipos": IPOS}
+TABLES = {"9P2000": BASE, "9P2000.u": U, "9P2000.L": L, "9P2000.L.ipos": IPOS}
 DIRECTORY, FILE = Qid(0x80, 0, 1), Qid(0, 7, (1 << 40) + 5)
 SAMPLE: dict[str, Any] = {
     "msize": limits.msize_bytes, "version": "9P2000.L", "afid": NOFID, "uname": "me", "aname": "", "n_uname": 1000,
@@ -54,9 +53,11 @@ SAMPLE: dict[str, Any] = {
     "flags": 0o1002, "gid": 1000, "uid": 1000, "ecode": 22, "mask": 0x7FF, "valid": 0x7FF, "type": 0x01021997, "bsize": 4096,
     "blocks": 3, "bfree": 2, "bavail": 1, "files": 10, "ffree": 5, "fsid": 77, "namelen": limits.name_bytes, "nlink": 1, "rdev": 0,
     "length": 1234567890123, "blksize": 4096, "atime": 1800000000, "atime_ns": 1, "mtime": 1800000001, "mtime_ns": 2,
+    "symtgt": "../Grüße.txt", "target": "../Grüße.txt", "major": 1, "minor": 5, "attr_size": 300, "lockflags": 1, "start": 4096,
+    "proc_id": 4711, "client_id": "desk", "status": 1, "extension": "../Grüße.txt",
     "ctime": 1800000002, "ctime_ns": 999999999, "btime": 0, "btime_ns": 0, "gen": 0, "data_version": 0, "datasync": 0,
 }  # fmt: skip
-ONE_BYTE = {"mode": 1}  # Topen's and Tcreate's
+ONE_BYTE = {"mode": 1, "type": 1}  # Topen's and Tcreate's
 LEAST = {"1": 0, "2": 0, "4": 0, "8": 0, "s": "", "d": b"", "b": b"", "q": Qid(0, 0, 0), "s*": (), "q*": ()}
 BIG_QID = Qid(0xFF, 0xFFFFFFFF, (1 << 64) - 1)
 MOST = {
@@ -105,35 +106,40 @@ def ninep() -> dict[str, Any]:
     entries = [(DIRECTORY, "."), (Qid(0x80, 0, 0), ".."), (FILE, "Grüße.txt"), (Qid(0x02, 1, 2), "link")]
     kinds = {0x80: 4, 0x02: 10}
     listing = b"".join(
-        _DIRENT.pack(*qid, i + 1, kinds.get(qid.type, 8), len(name.encode())) + name.encode()
+        DIRENT.pack(*qid, i + 1, kinds.get(qid.type, 8), len(name.encode())) + name.encode()
         for i, (qid, name) in enumerate(entries)
     )
     return {
         "messages": messages,
         "listings": [{"entries": [[shown("q", qid), name] for qid, name in entries], "data": listing.hex()}],
-        "stats": [_stat(FILE, 0o644, 5, "peers"), _stat(DIRECTORY, 0o755 | 1 << 31, 0, "Grüße")],
+        "stats": [
+            _stat(FILE, 0o644, 5, "peers"),
+            _stat(DIRECTORY, 0o755 | 1 << 31, 0, "Grüße"),
+            _stat(FILE, 0o644, 5, "peers", u=True),
+            _stat(Qid(0x02, 1, 2), 0o777 | 1 << 25, 0, "link", u=True, target="a/b"),
+        ],
         "refused": _refused_messages(),
     }
 
 
-def _stat(qid: Qid, mode: int, length: int, name: str) -> dict[str, Any]:
-    """stat(5), by hand: IPOS reads these and does not write them."""
+def _stat(qid: Qid, mode: int, length: int, name: str, u: bool = False, target: str = "") -> dict[str, Any]:
+    """stat(5), by hand."""
+    texts = (name, "ipos", "ipos", "ipos", *((target,) if u else ()))
+    ids = (1000, 100, 0xFFFFFFFF) if u else (0xFFFFFFFF,) * 3
     body = b"".join(
         (
             bytes(6), bytes([qid.type]), qid.version.to_bytes(4, "little"), qid.path.to_bytes(8, "little"), mode.to_bytes(4, "little"),
             (1800000000).to_bytes(4, "little"), (1800000001).to_bytes(4, "little"), length.to_bytes(8, "little"),
-            *(len(s.encode()).to_bytes(2, "little") + s.encode() for s in (name, "ipos", "ipos", "ipos")),
+            *(len(s.encode()).to_bytes(2, "little") + s.encode() for s in texts),
+            *(n.to_bytes(4, "little") for n in ids if u),
         )
     )  # fmt: skip
     fields = {
-        "qid": shown("q", qid),
-        "mode": mode,
-        "atime": 1800000000,
-        "mtime": 1800000001,
-        "length": str(length),
-        "name": name,
-    }
-    return {"fields": fields, "hex": (len(body).to_bytes(2, "little") + body).hex()}
+        "qid": shown("q", qid), "mode": mode, "atime": 1800000000, "mtime": 1800000001, "length": str(length), "name": name,
+        "uid": "ipos", "gid": "ipos", "muid": "ipos", "extension": target, "ids": ids,
+    }  # fmt: skip
+    dialect = "9P2000.u" if u else "9P2000"
+    return {"dialect": dialect, "fields": fields, "hex": (len(body).to_bytes(2, "little") + body).hex()}
 
 
 def _refused_messages() -> list[dict[str, str]]:

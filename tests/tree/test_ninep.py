@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nine import kinds
 
 from ipos.tree.file import Caller, File, Qid
 from ipos.tree.local import local
@@ -32,18 +33,6 @@ KINDS = {
 }  # fmt: skip
 KINDS["s*"] = st.lists(KINDS["s"], max_size=4).map(tuple)
 KINDS["q*"] = st.lists(KINDS["q"], max_size=4).map(tuple)
-
-
-def kinds(row: Message) -> list[str]:
-    from ipos.tree.ninep.messages import DIALECTS
-
-    for tables in DIALECTS.values():
-        for table in tables:
-            for line in table.strip().splitlines():
-                code, _, *fields = line.split()
-                if int(code) == row.code and tuple(f.split(":")[0] for f in fields) == row.fields:
-                    return [f.split(":")[1] for f in fields]
-    raise AssertionError(row.name)
 
 
 @given(st.sampled_from(ROWS), st.data())

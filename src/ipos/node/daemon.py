@@ -57,7 +57,7 @@ from ipos.store.pins import Pins
 from ipos.store.quota import QuotaStore
 from ipos.tree.file import Caller
 from ipos.tree.ninep.client import Client, connect_unix
-from ipos.tree.ninep.transport import ServerProtocol, serve_unix
+from ipos.tree.ninep.transport import ServerProtocol, serve_tcp, serve_unix
 from ipos.vm.sandbox.namespace import harden
 from ipos.wire.clock import Clock, SystemClock
 from ipos.wire.errors import Gone, Refused
@@ -489,7 +489,13 @@ async def serve(home: Home) -> None:
         files = StoreFiles(node, packs, most)
         node.trees.mount_store(Ipfs(node, CacheStore(store, node.fetched(asyncio.get_running_loop()))), files)
         node.spawn(files.watch())
-        server = await serve_unix(home.socket, lambda: ServerProtocol(node.trees.attach, node.me, node.trees.left))
+
+        def door() -> ServerProtocol:
+            return ServerProtocol(node.trees.attach, node.me, node.trees.left)
+
+        servers = [await serve_unix(home.socket, door)]
+        if settings.tcp:
+            servers.append(await serve_tcp(settings.tcp, door))
         node.start()
         (home.run_dir / "where").write_text(
             json.dumps({"pid": os.getpid(), "peer": net.peer, "addresses": net.addresses()})
@@ -500,7 +506,8 @@ async def serve(home: Home) -> None:
         log.info("up: %s, peer %s", settings.name, net.peer)
         await node.stopping.wait()
         log.info("going down")
-        server.close()
+        for server in servers:
+            server.close()
         await node.stop()
         if node.failure:
             raise Refused(node.failure)

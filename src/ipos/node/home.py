@@ -22,7 +22,8 @@ class Settings(msgspec.Struct, kw_only=True):
 
     `name`: what people call this machine; `cores`: processes it gives to tasks (0: every core); `listen`: "lan" (all addresses, found by
     mDNS) or "local" (loopback only, no mDNS); `native`: whether native work of the own account may run here; `store_bytes`: the most that
-    blocks may take (0: as much as the disk has); from 90 % of it on, what no pin keeps is deleted without being asked for.
+    blocks may take (0: as much as the disk has); from 90 % of it on, what no pin keeps is deleted without being asked for; `tcp`: a
+    loopback address such as "127.0.0.1:5640" where 9P is served to programs of this user and root, as on the node's socket ("": nowhere).
     """
 
     name: str = ""
@@ -30,6 +31,7 @@ class Settings(msgspec.Struct, kw_only=True):
     listen: str = "lan"
     native: bool = True
     store_bytes: int = 0
+    tcp: str = ""
 
 
 def runtime_root() -> Path:
@@ -131,6 +133,10 @@ class Home:
             raise Refused(f"{path}: {settings.name!r} cannot be a name: small letters, digits and '-', at most 32")
         if settings.listen not in ("lan", "local"):
             raise Refused(f"{path}: listen is 'lan' or 'local', not {settings.listen!r}")
+        if settings.tcp:
+            from ipos.tree.ninep.transport import loopback
+
+            loopback(settings.tcp)
         return settings
 
     def change(self, **values: object) -> None:

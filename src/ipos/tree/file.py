@@ -58,12 +58,40 @@ class Caller(NamedTuple):
         return "this machine" if self.local else self.node
 
 
+class Statfs(NamedTuple):
+    """statfs(2) of the file system a file is on; sizes in blocks of `block_bytes`."""
+
+    kind: int = 0x01021997  # V9FS_MAGIC
+    block_bytes: int = 4096
+    blocks: int = 0
+    free: int = 0
+    available: int = 0
+    files: int = 0
+    files_free: int = 0
+    fsid: int = 0
+    name_bytes: int = 255
+
+
 class Handle:
-    """An open file. The default refuses everything, so a file server writes only what its file can do."""
+    """An open file. The default refuses everything, so a file server writes only what its file can do.
+
+    Three promises that a file server may make for speed, each false unless it is meant:
+    `prompt`: no method needs a task of its own before its first wait (`asyncio.timeout`, `TaskGroup`), and none computes long: the server
+    may begin it at once. `whole`: a read that gives less than was asked is at the end, so nobody asks again. `views`: `write` takes a
+    memoryview as well, which is its own for as long as the call lasts.
+    """
+
+    prompt: bool = False
+    whole: bool = False
+    views: bool = False
 
     async def read(self, offset: int, count: int) -> bytes:
         """At most `count` bytes from `offset`; empty at the end of the file. Event files ignore `offset` and wait."""
         raise Refused("this file cannot be read", errno.EACCES)
+
+    async def read_behind(self, head: int, offset: int, count: int) -> bytearray | None:
+        """What `read` gives, behind `head` bytes of room, so that a server need not copy it; None where it is not at hand at once."""
+        return None
 
     async def write(self, offset: int, data: bytes) -> int:
         """How many bytes were taken: all, unless the file server is full."""
@@ -80,9 +108,10 @@ class Handle:
 
 
 class File:
-    """One file or directory, not open."""
+    """One file or directory, not open. `prompt`: as in `Handle`."""
 
     qid: Qid
+    prompt: bool = False
 
     async def attr(self) -> Attr:
         raise NotImplementedError
@@ -94,6 +123,19 @@ class File:
     async def open(self, caller: Caller, flags: int) -> Handle:
         """`flags` as in open(2): O_RDONLY, O_WRONLY, O_RDWR, O_TRUNC, O_APPEND."""
         raise Refused("this file cannot be opened", errno.EACCES)
+
+    async def readlink(self) -> str:
+        raise Refused("this is not a symbolic link", errno.EINVAL)
+
+    async def statfs(self) -> Statfs:
+        return Statfs()
+
+    async def xattrs(self) -> Sequence[str]:
+        """The names of the extended attributes."""
+        return ()
+
+    async def xattr(self, name: str) -> bytes:
+        raise Refused(f"{name}: this file has no such attribute", errno.ENODATA)
 
 
 class Directory(File):
@@ -111,6 +153,13 @@ class Directory(File):
     async def rename(self, caller: Caller, name: str, to: Directory, new: str) -> None:
         raise Refused(f"{name}: nothing can be renamed here", errno.EROFS)
 
+    async def symlink(self, caller: Caller, name: str, target: str) -> File:
+        raise Refused(f"{name}: links cannot be made here", errno.EROFS)
+
+    async def link(self, caller: Caller, name: str, file: File) -> None:
+        """A second name of `file`, which must be of the same file system (EXDEV)."""
+        raise Refused(f"{name}: links cannot be made here", errno.EROFS)
+
 
 class Change(NamedTuple):
     """What a setattr asks for; None leaves a value alone. Times in ns since 1970."""
@@ -119,13 +168,19 @@ class Change(NamedTuple):
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    uid: int | None = None
+    gid: int | None = None
 
 
 class Changeable(File):
-    """A file whose attributes can be set (truncate, chmod, utimes)."""
+    """A file whose attributes can be set (truncate, chmod, chown, utimes, setxattr)."""
 
     async def change(self, caller: Caller, change: Change) -> None:
         raise Refused("the attributes of this file cannot be changed", errno.EROFS)
+
+    async def set_xattr(self, caller: Caller, name: str, value: bytes | None, flags: int) -> None:
+        """None removes it; `flags`: os.XATTR_CREATE, os.XATTR_REPLACE."""
+        raise Refused(f"{name}: this file takes no extended attributes", errno.EOPNOTSUPP)
 
 
 def writable(flags: int) -> bool:

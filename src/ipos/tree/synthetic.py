@@ -15,7 +15,7 @@ from ipos.tree.file import APPEND_ONLY, DIRECTORY, Attr, Caller, Directory, File
 from ipos.wire import limits
 from ipos.wire.errors import Refused
 
-_paths = itertools.count(1)
+_paths = itertools.count(int.from_bytes(os.urandom(4), "little") << 32)  # a node that was restarted has other files
 BACKLOG_LINES = 20_000  # a reader of events that lags behind by more starts anew
 
 
@@ -64,6 +64,8 @@ class Dir(Directory):
 
 
 class _Listing(Handle):
+    whole = True
+
     def __init__(self, directory: Dir) -> None:
         self._directory = directory
 
@@ -101,6 +103,8 @@ class Text(File):
 
 
 class _TextHandle(Handle):
+    whole = True
+
     def __init__(self, body: bytes, caller: Caller, command: Command | None) -> None:
         self._body = body
         self._caller = caller
@@ -219,6 +223,8 @@ class Clone(File):
 
 
 class _CloneHandle(Handle):
+    whole = True
+
     def __init__(self, clone: Clone, caller: Caller) -> None:
         self._clone = clone
         self._caller = caller

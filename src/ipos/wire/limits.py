@@ -24,9 +24,16 @@ wrong_passphrase_most_s = 60.0  # the longest pause after wrong passphrases; it 
 # 9P
 msize_bytes = 1 * MiB + 24
 fids_per_session = 4096
+file_offset = (1 << 63) - 1
 requests_in_flight = 256
+requests_waiting = 1024  # behind those in flight; then the server reads no more
+write_buffer_bytes = 1 * MiB  # answers that a client has not taken; then it is not read from
+bytes_in_flight = 8 * MiB  # of one session: what requests carry and what their answers may
 walk_names = 16
 name_bytes = 255
+symlink_bytes = 4095
+xattr_bytes = 64 * KiB
+locks_per_file = 1024
 ctl_line_bytes = 64 * KiB
 job_spec_bytes = 16 * MiB
 

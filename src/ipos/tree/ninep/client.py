@@ -1,7 +1,8 @@
 """A 9P client: 9P2000.L.ipos and .L towards nodes, 9P2000 towards `ipos-netd`. Everything is pipelined.
 
-`read` and `write` send walk, open, the first transfers and clunk in one packet and rely on the server's order per fid, so they cost one round
-trip. A call that is cancelled is flushed. A connection that ends makes every waiting call raise `Gone`; nothing is ever sent twice.
+An operation on a path sends its walk, open, transfers and clunk in one packet and relies on the server's order per fid, so it costs one round
+trip; a long file is read ahead. A call that is cancelled is flushed. A connection that ends makes every waiting call raise `Gone`; nothing is
+ever sent twice, and who waited for a mutation gets `Unsure`: it may have happened.
 """
 
 from __future__ import annotations
@@ -10,34 +11,26 @@ import asyncio
 import errno
 import os
 import stat as statbits
-import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ipos.tree.file import DIRECTORY, Attr, Qid
-from ipos.tree.ninep.codec import ALL, HEAD, Dialect, Framer, ProtocolError, unpack_stat
-from ipos.tree.ninep.messages import NOFID, NOTAG
+from ipos.tree.ninep.calls import O_TRUNC_2000, Connection, Sent, Unsure, first_error
+from ipos.tree.ninep.messages import NOFID
+from ipos.tree.ninep.opened import IO_HEAD, Entry, OpenFile
+from ipos.tree.ninep.stat import unpack
 from ipos.wire import limits
 from ipos.wire.errors import Gone, Refused
 
+__all__ = ["Client", "Entry", "OpenFile", "Unsure", "connect_unix", "split"]
+
 ROOT = 0
 FIRST = 64 * limits.KiB  # what `read` asks for before it knows how long the file is
-_DIRENT = struct.Struct("<BIQQBH")
 _MODES = {os.O_RDONLY: 0, os.O_WRONLY: 1, os.O_RDWR: 2}
-O_TRUNC_2000 = 0x10
 
-
-class Entry(NamedTuple):
-    """One name in a directory."""
-
-    name: str
-    qid: Qid
-
-    @property
-    def directory(self) -> bool:
-        return bool(self.qid.type & DIRECTORY)
+Request = tuple[Any, ...]  # a message's name and its fields behind the fid
 
 
 def split(path: str) -> tuple[str, ...]:
@@ -45,143 +38,17 @@ def split(path: str) -> tuple[str, ...]:
     return tuple(name for name in path.split("/") if name and name != ".")
 
 
-class Client(asyncio.Protocol):
+class Client(Connection):
     """Make it the protocol of a connection, then `await attach()`. `close()` when done."""
-
-    def __init__(self, version: str = "9P2000.L.ipos", on_lost: Callable[[], None] | None = None) -> None:
-        self.dialect: Dialect = ALL[version]
-        self.msize = limits.msize_bytes
-        self.lost: Exception | None = None
-        self._on_lost = on_lost
-        self._framer = Framer(limits.msize_bytes)
-        self._transport: asyncio.Transport | None = None
-        self._waiting: dict[int, tuple[asyncio.Future[tuple[Any, ...]], str]] = {}
-        self._tags = list(range(1024, 0, -1))
-        self._tag_free = asyncio.Event()
-        self._fids = list(range(limits.fids_per_session - 1, 0, -1))
-        self._writable = asyncio.Event()
-        self._writable.set()
-        self._background: set[asyncio.Task[Any]] = set()
-
-    # ---- connection
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for message in self._framer.feed(data):
-                self._received(message)
-        except ProtocolError as error:
-            self.lost = Gone(f"the server does not speak 9P: {error}")
-            if self._transport is not None:
-                self._transport.abort()
-
-    def _received(self, message: memoryview) -> None:
-        _, code, tag = HEAD.unpack_from(message)
-        row = self.dialect.by_code.get(code)
-        waiting = self._waiting.pop(tag, None)
-        if row is None or waiting is None:
-            raise ProtocolError(f"an answer (message {code}, tag {tag}) to nothing")
-        future, name = waiting
-        if tag != NOTAG:
-            self._tags.append(tag)
-        self._tag_free.set()
-        try:
-            values: tuple[Any, ...] = row.decode(message)
-        except ProtocolError:
-            self._waiting[tag] = waiting  # it is told with the others, when the connection is cut
-            raise
-        if future.done():
-            return
-        if row.name == "Rlerror":
-            sentence: str = values[-1] if len(row.fields) > 1 else os.strerror(values[0])
-            future.set_exception(Refused(sentence, values[0]))
-        elif row.name == "Rerror":
-            known = errno.ENOENT if "no such" in str(values[0]) else errno.EIO
-            future.set_exception(Refused(values[0], known))
-        elif row.name != "R" + name[1:]:
-            raise ProtocolError(f"{row.name} answers {name}")
-        else:
-            future.set_result(values)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        if self.lost is None:
-            self.lost = Gone("the connection ended" + (f": {exc}" if exc else ""))
-        waiting, self._waiting = self._waiting, {}
-        for future, _ in waiting.values():
-            if not future.done():
-                future.set_exception(Gone(str(self.lost)))
-        self._tag_free.set()
-        self._writable.set()
-        if self._on_lost is not None:
-            self._on_lost()
-
-    def pause_writing(self) -> None:
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        self._writable.set()
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    # ---- one message
-
-    async def rpc(self, name: str, *values: Any) -> tuple[Any, ...]:
-        """Send a message, wait for its answer. `Refused` if it is an error, `Gone` if none can come any more."""
-        return await self._wait(self._send(name, *values))
-
-    def _send(self, name: str, *values: Any) -> tuple[asyncio.Future[tuple[Any, ...]], int]:
-        if self._transport is None:
-            raise Gone(str(self.lost) if self.lost else "there is no connection")
-        if not self._tags:
-            raise Refused("more requests at once than there are tags", errno.EAGAIN)
-        tag = NOTAG if name == "Tversion" else self._tags.pop()
-        future: asyncio.Future[tuple[Any, ...]] = asyncio.get_running_loop().create_future()
-        self._waiting[tag] = future, name
-        self._transport.write(self.dialect.by_name[name].encode(tag, *values))
-        return future, tag
-
-    async def _wait(self, sent: tuple[asyncio.Future[tuple[Any, ...]], int]) -> tuple[Any, ...]:
-        future, tag = sent
-        try:
-            if not self._writable.is_set():
-                await self._writable.wait()
-            return await future
-        except asyncio.CancelledError:
-            if tag in self._waiting and self._transport is not None and self._waiting[tag][0] is future:
-                flushed, _ = self._send("Tflush", tag)
-                flushed.add_done_callback(lambda f: self._flushed(f, tag, future))
-            raise
-
-    def _flushed(self, flushed: asyncio.Future[Any], tag: int, future: asyncio.Future[Any]) -> None:
-        if not flushed.cancelled():
-            flushed.exception()
-        if tag in self._waiting and self._waiting[tag][0] is future:
-            del self._waiting[tag]
-            self._tags.append(tag)
-            self._tag_free.set()
-
-    async def all(self, *sent: tuple[asyncio.Future[tuple[Any, ...]], int]) -> list[tuple[Any, ...]]:
-        """Wait for several answers, all of them, then raise the first error if there is one."""
-        answers = await asyncio.gather(*(self._wait(one) for one in sent), return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
 
     # ---- session
 
-    async def attach(self, aname: str = "", uname: str = "") -> Client:
-        """Agree on a version and take the root."""
+    async def attach(self, aname: str = "", uname: str = "", uid: int = NOFID) -> Client:
+        """Agree on a version and take the root. Foreign servers want to know who: `uname`, or `uid`."""
         self.msize, version = await self.rpc("Tversion", self.msize, self.dialect.version)
         if version != self.dialect.version:
             raise Refused(f"the server speaks {version}, not {self.dialect.version}", errno.EPROTONOSUPPORT)
-        extra = (NOFID,) if version != "9P2000" else ()
+        extra = (uid,) if version != "9P2000" else ()
         await self.rpc("Tattach", ROOT, NOFID, uname, aname, *extra)
         return self
 
@@ -195,7 +62,7 @@ class Client(asyncio.Protocol):
         if self._transport is None:
             return
         try:
-            future, _ = self._send("Tclunk", fid)
+            future, _ = self.send("Tclunk", fid)
         except Refused:
             return  # out of tags: the fid is lost, the session is not
 
@@ -205,16 +72,25 @@ class Client(asyncio.Protocol):
 
         future.add_done_callback(done)
 
-    def _walk(
-        self, fid: int, path: tuple[str, ...], start: int = ROOT
-    ) -> list[tuple[asyncio.Future[tuple[Any, ...]], int]]:
-        sent = [self._send("Twalk", start, fid, path[: limits.walk_names])]
-        for at in range(limits.walk_names, len(path), limits.walk_names):
-            sent.append(self._send("Twalk", fid, fid, path[at : at + limits.walk_names]))
+    def released(self, fid: int) -> None:
+        """The server has let go of this fid already."""
+        self._fids.append(fid)
+
+    def _walk(self, fid: int, path: tuple[str, ...], start: int = ROOT) -> list[Sent]:
+        """Walk to `path`. A long one goes by fids of its own: one that falls short must not leave `fid` half way, where what is sent
+        behind it would hit the wrong file."""
+        cuts = range(0, max(len(path), 1), limits.walk_names)
+        sent = list[Sent]()
+        for at in cuts:
+            to = fid if at == cuts[-1] else self.fid()
+            sent.append(self.send("Twalk", start, to, path[at : at + limits.walk_names]))
+            if at:
+                self.clunk(start)
+            start = to
         return sent
 
     @staticmethod
-    def _arrived(answers: list[tuple[Any, ...]], path: tuple[str, ...]) -> Qid | None:
+    def _arrived(answers: Sequence[tuple[Any, ...]], path: tuple[str, ...]) -> Qid | None:
         qids = [qid for answer in answers for qid in answer[0]]
         if len(qids) < len(path):
             raise Refused(f"/{'/'.join(path)}: there is no {path[len(qids)]}", errno.ENOENT)
@@ -223,192 +99,225 @@ class Client(asyncio.Protocol):
     async def walk(self, path: tuple[str, ...], start: int = ROOT) -> tuple[int, Qid | None]:
         """A new fid for the file; clunk it. The qid is None for the walk of no names."""
         fid = self.fid()
-        sent = self._walk(fid, path, start)
         try:
-            return fid, self._arrived(await self.all(*sent), path)
-        except OSError:
-            self.clunk(fid)
-            raise
-        except asyncio.CancelledError:
+            return fid, (await self.trip(fid, path, start=start))[1]
+        except BaseException:
             self.clunk(fid)
             raise
 
-    def send_open(self, fid: int, flags: int) -> tuple[asyncio.Future[tuple[Any, ...]], int]:
-        if self.dialect.version == "9P2000":
-            return self._send("Topen", fid, _MODES[flags & os.O_ACCMODE] | (O_TRUNC_2000 if flags & os.O_TRUNC else 0))
-        return self._send("Tlopen", fid, flags)
+    async def trip(
+        self, fid: int, path: tuple[str, ...], *requests: Request, start: int = ROOT
+    ) -> tuple[list[tuple[Any, ...]], Qid | None]:
+        """Walk `fid` to `path` and make requests of it, in one round trip: their answers, and the qid of the file (None: the root).
+
+        When the walk falls short, what follows fails too, and the reason is the walk's."""
+        if not self.ordered:
+            return await self._steps(fid, path, requests, start)
+        walks = self._walk(fid, path, start)
+        sent = [*walks, *(self.send(name, fid, *values) for name, *values in requests)]
+        answers = await asyncio.gather(*(self.wait(one) for one in sent), return_exceptions=True)
+        first_error([answer for answer in answers if isinstance(answer, Gone) or not isinstance(answer, OSError)])
+        begun, rest = answers[: len(walks)], answers[len(walks) :]
+        if isinstance(begun[0], BaseException):
+            raise begun[0]
+        walked = [answer for answer in begun if not isinstance(answer, BaseException)]
+        qid = self._arrived(walked, path)
+        first_error(answers)
+        return [answer for answer in rest if not isinstance(answer, BaseException)], qid
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the server keeps the order per fid: nodes and ipos-netd do, diod's threads do not."""
+        return self.dialect.version in ("9P2000", "9P2000.L.ipos")
+
+    async def _steps(
+        self, fid: int, path: tuple[str, ...], requests: Sequence[Request], start: int
+    ) -> tuple[list[tuple[Any, ...]], Qid | None]:
+        """`trip` one answer at a time."""
+        answers, at = [await self.rpc("Twalk", start, fid, path[: limits.walk_names])], limits.walk_names
+        self._arrived(answers, path[:at])
+        while at < len(path):  # a walk that falls short leaves the fid where it was, and nothing is sent behind it
+            answers.append(await self.rpc("Twalk", fid, fid, path[at : at + limits.walk_names]))
+            at += limits.walk_names
+            self._arrived(answers, path[:at])
+        return [await self.rpc(name, fid, *values) for name, *values in requests], self._arrived(answers, path)
+
+    def open_request(self, flags: int) -> Request:
+        if self.dialect.version.startswith("9P2000.L"):
+            return "Tlopen", flags
+        return "Topen", _MODES[flags & os.O_ACCMODE] | (O_TRUNC_2000 if flags & os.O_TRUNC else 0)
+
+    def send_open(self, fid: int, flags: int) -> Sent:
+        name, *values = self.open_request(flags)
+        return self.send(name, fid, *values)
+
+    def is_whole(self, opened: tuple[Any, ...]) -> bool:
+        """Whether a short read of this file is its end: our own dialect says so by an iounit."""
+        return self.dialect.version == "9P2000.L.ipos" and opened[1] > 0
 
     # ---- whole files
 
     async def read(self, path: str) -> bytes:
-        """The whole of a file; one round trip up to 64 KiB."""
-        names, fid = split(path), self.fid()
+        """The whole of a file; one round trip up to 64 KiB, and a few more for the next hundred MiB."""
+        fid, first = self.fid(), min(FIRST, self.msize - IO_HEAD)
         try:
-            walked = self._walk(fid, names)
-            rest = [self.send_open(fid, os.O_RDONLY), self._send("Tread", fid, 0, min(FIRST, self.msize - 24))]
-            answers = await self._settle([*walked, *rest], names, len(walked))
-            out = bytearray(answers[-1][0])
-            while answers[-1][0]:
-                answers = [await self.rpc("Tread", fid, len(out), self.msize - 24)]
-                out += answers[0][0]
+            (opened, (data,)), _ = await self.trip(
+                fid, split(path), self.open_request(os.O_RDONLY), ("Tread", 0, first)
+            )
+            file, out = OpenFile(self, fid, self.is_whole(opened)), bytearray(data)
+            file.offset = len(data)
+            ended = len(data) < first if file.whole else not data
+            while not ended:
+                piece = await file.read()
+                ended = not piece
+                out += piece
                 if len(out) > limits.GiB:
                     raise Refused(f"{path} is longer than 1 GiB: read it in pieces", errno.EFBIG)
+            file.stop()
             return bytes(out)
         finally:
             self.clunk(fid)
 
     async def read_once(self, path: str, count: int = FIRST) -> bytes:
         """What one read of a freshly opened file gives; it may wait. For files that answer a question by blocking."""
-        async with self.open(path) as file:
-            return await file.read_at(0, count)
+        fid = self.fid()
+        try:
+            count = min(count, self.msize - IO_HEAD)
+            answers, _ = await self.trip(fid, split(path), self.open_request(os.O_RDONLY), ("Tread", 0, count))
+            return answers[1][0]
+        finally:
+            self.clunk(fid)
 
     async def write(self, path: str, data: bytes, flags: int = os.O_WRONLY) -> None:
         """Write `data` at the start of a file, one round trip if it fits one message; a refusal is the file's own sentence."""
-        names, fid = split(path), self.fid()
-        room = self.msize - 24
+        fid, room = self.fid(), self.msize - IO_HEAD
         try:
-            walked = self._walk(fid, names)
-            rest = [self.send_open(fid, flags), self._send("Twrite", fid, 0, data[:room])]
-            answers = await self._settle([*walked, *rest], names, len(walked))
-            at: int = answers[-1][0]
+            answers, _ = await self.trip(fid, split(path), self.open_request(flags), ("Twrite", 0, data[:room]))
+            at: int = answers[1][0]
             while at < len(data):
                 at += (await self.rpc("Twrite", fid, at, data[at : at + room]))[0]
         finally:
             self.clunk(fid)
 
-    async def _settle(self, sent: list[Any], names: tuple[str, ...], walks: int) -> list[tuple[Any, ...]]:
-        """Answers to walks and what follows them. When the walk fell short, what followed failed too, and its reason is the walk's."""
-        answers = await asyncio.gather(*(self._wait(one) for one in sent), return_exceptions=True)
-        good: list[tuple[Any, ...]] = []
-        for i, answer in enumerate(answers):
-            if isinstance(answer, Gone) or (isinstance(answer, BaseException) and not isinstance(answer, OSError)):
-                raise answer
-            if i == walks:
-                self._arrived(good, names)
-            if isinstance(answer, BaseException):
-                raise answer
-            good.append(answer)
-        return good
-
     async def ls(self, path: str) -> list[Entry]:
-        """The entries of a directory, without `.` and `..`, as the server orders them."""
-        async with self.open(path) as directory:
-            return await directory.entries()
+        """The entries of a directory, without `.` and `..`, as the server orders them; one round trip where they fit one message."""
+        fid, room = self.fid(), self.msize - IO_HEAD
+        read: Request = ("Treaddir", 0, room) if self.dialect.linux else ("Tread", 0, room)
+        try:
+            (opened, (block,)), _ = await self.trip(fid, split(path), self.open_request(os.O_RDONLY), read)
+            return await OpenFile(self, fid, self.is_whole(opened)).entries(block)
+        finally:
+            self.clunk(fid)
 
     async def stat(self, path: str) -> Attr:
-        fid, _ = await self.walk(split(path))
+        return (await self.stat_at(split(path)))[1]
+
+    async def stat_at(self, path: tuple[str, ...]) -> tuple[Qid, Attr]:
+        fid = self.fid()
         try:
-            return (await self.attr(fid))[1]
+            (answer,), _ = await self.trip(fid, path, ("Tgetattr", 0x7FF) if self.dialect.linux else ("Tstat",))
+            return self._attr(answer)
         finally:
             self.clunk(fid)
 
     async def attr(self, fid: int) -> tuple[Qid, Attr]:
-        if self.dialect.version == "9P2000":
-            fields, _ = unpack_stat((await self.rpc("Tstat", fid))[0])
-            qid: Qid = fields["qid"]
-            kind = statbits.S_IFDIR if qid.type & DIRECTORY else statbits.S_IFREG
-            return qid, Attr(kind | fields["mode"] & 0o777, fields["length"], fields["mtime"] * 10**9)
-        values = await self.rpc("Tgetattr", fid, 0x7FF)
-        _, qid, mode, uid, gid, nlink, _, size, _, _, at, at_ns, mt, mt_ns, ct, ct_ns, *_ = values
+        return self._attr(await (self.rpc("Tgetattr", fid, 0x7FF) if self.dialect.linux else self.rpc("Tstat", fid)))
+
+    def _attr(self, answer: tuple[Any, ...]) -> tuple[Qid, Attr]:
+        if not self.dialect.linux:
+            got, _ = unpack(answer[0], u=self.dialect.version == "9P2000.u")
+            kind = statbits.S_IFDIR if got.qid.type & DIRECTORY else statbits.S_IFREG
+            return got.qid, Attr(kind | got.mode & 0o777, got.length, got.mtime * 10**9)
+        _, qid, mode, uid, gid, nlink, _, size, _, _, at, at_ns, mt, mt_ns, ct, ct_ns, *_ = answer
         ns = 10**9
         return qid, Attr(mode, size, mt * ns + mt_ns, at * ns + at_ns, ct * ns + ct_ns, nlink, uid, gid)
 
     @asynccontextmanager
     async def open(self, path: str, flags: int = os.O_RDONLY) -> AsyncGenerator[OpenFile]:
-        names, fid = split(path), self.fid()
+        file, _ = await self.opened(split(path), flags)
         try:
-            walked = self._walk(fid, names)
-            await self._settle([*walked, self.send_open(fid, flags)], names, len(walked))
-            yield OpenFile(self, fid)
+            yield file
         finally:
+            file.stop()
+            self.clunk(file.fid)
+
+    async def opened(self, path: tuple[str, ...], flags: int) -> tuple[OpenFile, Qid]:
+        """An open file and what it is; clunk its fid."""
+        fid = self.fid()
+        try:
+            (answer,), _ = await self.trip(fid, path, self.open_request(flags))
+            return OpenFile(self, fid, self.is_whole(answer)), answer[0]
+        except BaseException:
             self.clunk(fid)
+            raise
+
+    async def created(self, path: tuple[str, ...], flags: int, mode: int) -> tuple[OpenFile, Qid]:
+        """A new file, open, and what it is; clunk its fid."""
+        fid = self.fid()
+        request = ("Tlcreate", path[-1], flags, mode, 0)
+        if not self.dialect.linux:
+            request = ("Tcreate", path[-1], mode, _MODES[flags & os.O_ACCMODE])
+        try:
+            (answer,), _ = await self.trip(fid, path[:-1], request)
+            return OpenFile(self, fid, self.is_whole(answer)), answer[0]
+        except BaseException:
+            self.clunk(fid)
+            raise
 
     async def create(self, path: str, data: bytes = b"", mode: int = 0o644) -> None:
         """Make a file (or replace its content) and write `data`."""
-        *parent, name = split(path)
-        fid, _ = await self.walk(tuple(parent))
+        file, _ = await self.created(_entry(path), os.O_WRONLY | os.O_TRUNC, mode)
         try:
-            await self.rpc("Tlcreate", fid, name, os.O_WRONLY | os.O_TRUNC, mode, 0)
-            file = OpenFile(self, fid)
-            for at in range(0, len(data), self.msize - 24):
-                await file.write_at(at, data[at : at + self.msize - 24])
+            await file.write(data)
+        finally:
+            self.clunk(file.fid)
+
+    async def at(self, path: tuple[str, ...], *request: Any) -> tuple[Any, ...]:
+        """One request of the file at `path`, in one round trip."""
+        fid = self.fid()
+        try:
+            return (await self.trip(fid, path, request))[0][0]
         finally:
             self.clunk(fid)
 
     async def mkdir(self, path: str, mode: int = 0o755) -> None:
-        *parent, name = split(path)
-        fid, _ = await self.walk(tuple(parent))
-        try:
-            await self.rpc("Tmkdir", fid, name, mode, 0)
-        finally:
-            self.clunk(fid)
+        *parent, name = _entry(path)
+        await self.at(tuple(parent), "Tmkdir", name, mode, 0)
 
     async def remove(self, path: str, directory: bool = False) -> None:
-        *parent, name = split(path)
-        fid, _ = await self.walk(tuple(parent))
+        *parent, name = _entry(path)
         try:
-            await self.rpc("Tunlinkat", fid, name, 0x200 if directory else 0)
+            await self.at(tuple(parent), "Tunlinkat", name, 0x200 if directory else 0)
+        except Refused as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            fid, _ = await self.walk(_entry(path))  # 9P2000, and diod before 1.1
+            try:
+                await self.rpc("Tremove", fid)
+            finally:
+                self.released(fid)
+
+    async def rename(self, old: str, new: str) -> None:
+        """Both on one file system of the server. Two round trips."""
+        *source, one = _entry(old)
+        *to, two = _entry(new)
+        second, _ = await self.walk(tuple(to))
+        try:
+            try:
+                await self.at(tuple(source), "Trenameat", one, second, two)
+            except Refused as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                await self.at(_entry(old), "Trename", second, two)
         finally:
-            self.clunk(fid)
+            self.clunk(second)
 
 
-class OpenFile:
-    """An open file of a `Client`; `read` and `write` go on where the last one ended."""
-
-    def __init__(self, client: Client, fid: int) -> None:
-        self.client = client
-        self.fid = fid
-        self.offset = 0
-
-    async def read_at(self, offset: int, count: int) -> bytes:
-        return (await self.client.rpc("Tread", self.fid, offset, min(count, self.client.msize - 24)))[0]
-
-    async def read(self, count: int = limits.MiB) -> bytes:
-        data = await self.read_at(self.offset, count)
-        self.offset += len(data)
-        return data
-
-    async def write_at(self, offset: int, data: bytes) -> int:
-        return (await self.client.rpc("Twrite", self.fid, offset, data))[0]
-
-    async def write(self, data: bytes) -> None:
-        view, room = memoryview(data), self.client.msize - 24
-        while view:
-            taken = await self.write_at(self.offset, bytes(view[:room]))
-            self.offset += taken
-            view = view[taken:]
-
-    async def lines(self) -> AsyncIterator[str]:
-        """Lines of text as they come; ends when the file does."""
-        rest = b""
-        while piece := await self.read(64 * limits.KiB):
-            *whole, rest = (rest + piece).split(b"\n")
-            for line in whole:
-                yield line.decode()
-        if rest:
-            yield rest.decode()
-
-    async def entries(self) -> list[Entry]:
-        if self.client.dialect.version == "9P2000":
-            return await self._entries_2000()
-        out: list[Entry] = []
-        offset = 0
-        while block := (await self.client.rpc("Treaddir", self.fid, offset, self.client.msize - 24))[0]:
-            at = 0
-            while at < len(block):
-                kind, version, path, offset, _, length = _DIRENT.unpack_from(block, at)
-                at += _DIRENT.size + length
-                out.append(Entry(block[at - length : at].decode(), Qid(kind, version, path)))
-        return [entry for entry in out if entry.name not in (".", "..")]
-
-    async def _entries_2000(self) -> list[Entry]:
-        out: list[Entry] = []
-        while block := await self.read(64 * limits.KiB):
-            at = 0
-            while at < len(block):
-                fields, at = unpack_stat(block, at)
-                out.append(Entry(fields["name"], fields["qid"]))
-        return out
+def _entry(path: str) -> tuple[str, ...]:
+    names = split(path)
+    if not names:
+        raise Refused(f"{path!r} is the root, which is there already and stays", errno.EEXIST)
+    return names
 
 
 async def connect_unix(path: Path) -> Client:

@@ -1,321 +1,390 @@
-"""A 9P session, the server's side, without I/O: messages in, messages out through `send`. Speaks 9P2000.L and 9P2000.L.ipos.
+"""A 9P session, the server's side, without I/O: messages in, messages out through `send`. What the messages mean is in `linux` and `plain`.
 
-Order: a message that names a fid with an operation under way waits for it, so a client may send walk, open, read and clunk in one packet;
-everything else runs at once. Tflush cancels.
+Order: a message that names a fid waits for those before it that name the fid, so a client may send walk, open, read and clunk in one packet;
+everything else runs at once. An operation begins inside `message`; most are done there, and only one that has to wait becomes a task. Tflush
+cancels, and is answered when the operation is gone. A flushed operation that was still waiting for its turn keeps its place in the order:
+what comes after it must not overtake what came before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import logging
-import os
 import struct
-from collections.abc import Awaitable, Callable
-from typing import Any
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, NamedTuple
 
-from ipos.tree.file import DIRECTORY, SYMLINK, Attr, Caller, Change, Changeable, Directory, File, Handle
-from ipos.tree.ninep.codec import ALL, HEAD, ProtocolError
+from ipos.tree.file import DIRECTORY, Caller, Directory, File, Handle
+from ipos.tree.ninep.codec import ALL, HEAD, Dialect, Message, ProtocolError
+from ipos.tree.ninep.fids import Fid, Step, refuse
+from ipos.tree.ninep.locks import SHARED, Locks
 from ipos.wire import limits
 from ipos.wire.errors import Refused
 
 log = logging.getLogger("ipos.ninep")
 
 Attach = Callable[[Caller, str], Awaitable[File]]
-_DIRENT = struct.Struct("<BIQQBH")
-_DT = {DIRECTORY: 4, SYMLINK: 10}
-SERVED = ("9P2000.L", "9P2000.L.ipos")
-SETATTR_MODE, SETATTR_SIZE, SETATTR_ATIME_SET, SETATTR_MTIME_SET = 1, 8, 128, 256
-REMOVE_DIRECTORY = 0x200
-NAMES = {"fid", "newfid", "dfid", "dirfd", "olddirfid", "newdirfid"}
+Operation = Callable[..., Coroutine[Any, Any, tuple[Any, ...]]]
+LONG = (
+    256 << 10
+)  # an answer from here on is sent by itself; copying a shorter one behind others is cheaper than a call for it
+COPIED = 16 << 10  # a shorter one is copied without a thought
+IO_HEAD = 24  # bytes of a Twrite that are not data
+_RREAD_CODE, _TWALK_CODE = 117, 110
+RREAD = struct.Struct("<IBHI")
+_FIDS = {"fid", "newfid", "dfid", "dirfd", "olddirfid", "newdirfid"}
+_TO_THE_END = {"Tclunk", "Tremove"}  # begun, they are not cancelled: half a clunk is no fid and no clunk
+_numbers = itertools.count(1)
 
 
-class Fid:
-    """A name that the client gave to a file; `trail` are the directories above it, for `..`."""
+class _Op:
+    """One request under way."""
 
-    def __init__(self, file: File, trail: tuple[File, ...] = ()) -> None:
-        self.file = file
-        self.trail = trail
-        self.handle: Handle | None = None
-        self.listing: list[tuple[str, File]] | None = None
+    __slots__ = ("before", "begun", "fids", "flushes", "name", "passed", "size", "stepped", "tag", "task", "walked")
+
+    def __init__(self, tag: int, name: str, fids: list[int], walked: int | None, size: int) -> None:
+        self.tag, self.name, self.fids, self.walked, self.size = tag, name, fids, walked, size
+        self.task: asyncio.Task[None] | None = None
+        self.begun = self.stepped = False
+        self.before: set[asyncio.Future[None]] = set()
+        self.passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.flushes: list[int] = []
 
 
-def refuse(number: int, what: str) -> Refused:
-    return Refused(f"{what}: {os.strerror(number)}" if what else os.strerror(number), number)
+class _Entry(NamedTuple):
+    """What is to be done with a message of one number."""
+
+    row: Message
+    operation: Operation
+    reply: Message
+    fids: tuple[int, ...]
+    counted: int | None  # which field says how long the answer may be
 
 
-def checked(name: str) -> str:
-    if name in ("", ".", "..") or "/" in name or "\0" in name or len(name.encode()) > limits.name_bytes:
-        raise refuse(errno.EINVAL, repr(name[:80]))
-    return name
+_OWN_TASK = object()
+
+
+@types.coroutine
+def own_task() -> Generator[Any, None, None]:
+    """Await it before a method of a file that is not `prompt`: what follows runs in a task."""
+    yield _OWN_TASK
+
+
+@types.coroutine
+def _continued(work: Coroutine[Any, Any, Any], waits: Any) -> Generator[Any, Any, Any]:
+    """Goes on, in a task, with a coroutine that waits for `waits`: a future, or just a task to run in."""
+    while True:
+        try:
+            sent = (yield waits) if waits is not _OWN_TASK else None
+        except BaseException as error:
+            try:
+                waits = work.throw(error)
+            except StopIteration as done:
+                return done.value
+        else:
+            try:
+                waits = work.send(sent)
+            except StopIteration as done:
+                return done.value
 
 
 class Session:
-    """`attach(caller, aname)` gives the root that this caller sees; `send` takes one encoded message and must not fail."""
+    """`attach(caller, aname)` gives the root that this caller sees; `send` takes bytes of whole messages, in order, and must not fail."""
 
-    def __init__(self, attach: Attach, caller: Caller, send: Callable[[bytes], None]) -> None:
+    def __init__(self, attach: Attach, caller: Caller, send: Callable[[bytes], None], locks: Locks = SHARED) -> None:
         self.caller = caller
         self.fids: dict[int, Fid] = {}
         self.dialect = ALL["9P2000.L"]
         self.msize = 8192
-        self._attach = attach
-        self._send = send
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._last: dict[int, asyncio.Task[None]] = {}  # fid -> the last operation that names it
-        self._closing: list[asyncio.Task[None]] = []
+        self.attach = attach
+        self.locks = locks
+        self.number = next(_numbers)
         self.idle: Callable[[], None] | None = None  # called when an operation has ended
+        self._send = send
+        self._table = _tables()["9P2000.L"]
+        self._ops: dict[int, _Op] = {}
+        self._last: dict[int, asyncio.Future[None]] = {}  # fid -> the last operation that names it
+        self._walks: dict[int, set[asyncio.Future[None]]] = {}  # fid -> walks that start from it
+        self._flushing: dict[int, _Op] = {}
+        self._bytes = 0
+        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def busy(self) -> int:
         """Operations under way."""
-        return len(self._tasks)
+        return len(self._ops)
+
+    @property
+    def full(self) -> bool:
+        """So much is under way that the next message (but a Tflush) should wait."""
+        return len(self._ops) >= limits.requests_in_flight or self._bytes >= limits.bytes_in_flight
+
+    # ---- messages
 
     def message(self, b: memoryview) -> None:
         """One whole message. `ProtocolError` if it cannot even be answered."""
         _, code, tag = HEAD.unpack_from(b)
-        row = self.dialect.by_code.get(code)
-        if row is not None and row.name == "Tversion":
-            self.reset()
-            self._send(self.dialect.by_name["Rversion"].encode(tag, *self._version(*row.decode(b))))
+        entry = self._table.get(code)
+        if entry is None:
+            self._other(code, tag, b)
             return
-        method = getattr(self, row.name, None) if row is not None and row.name[0] == "T" else None
-        if row is None or (method is None and row.name != "Tflush"):
-            self._fail(tag, refuse(errno.EOPNOTSUPP, f"9P message {code}"))
+        if tag in self._ops:
+            raise ProtocolError(f"tag {tag} is in use")
+        try:
+            values = entry.row.decode(b)
+        except ProtocolError as error:
+            self._send(self._error(tag, Refused(str(error), errno.EPROTO)))
+            return
+        before = self._before(entry, values) if self._last or self._walks else None
+        if before:
+            op = self._queued(entry, tag, values, len(b))
+            op.before = before
+            op.task = asyncio.get_running_loop().create_task(self._later(op, entry, values))
+            op.task.add_done_callback(lambda _: self._ended(op))
+            return
+        work = entry.operation(self, *values)
+        try:
+            waits = work.send(None)
+        except StopIteration as done:
+            self._reply(entry.reply, tag, done.value)
+        except (Exception, asyncio.CancelledError) as error:
+            self._send(self._error(tag, error))
+        else:
+            op = self._queued(entry, tag, values, len(b))
+            op.begun = True
+            op.task = asyncio.get_running_loop().create_task(self._rest(op, entry, work, waits))
+            op.task.add_done_callback(lambda _: self._ended(op))
+
+    def _other(self, code: int, tag: int, b: memoryview) -> None:
+        """Tversion, Tflush, and what is no request."""
+        row = self.dialect.by_code.get(code)
+        if row is None or row.name.startswith("R"):
+            self._send(self._error(tag, refuse(errno.EOPNOTSUPP, f"9P message {code}")))
             return
         try:
             values = row.decode(b)
         except ProtocolError as error:
-            self._fail(tag, Refused(str(error), errno.EPROTO))
+            self._send(self._error(tag, Refused(str(error), errno.EPROTO)))
             return
-        if method is None:
+        if row.name == "Tversion":
+            self.reset()
+            self._send(self.dialect.by_name["Rversion"].encode(tag, *self._version(*values)))
+        else:
             self._flush(tag, values[0])
-            return
-        if tag in self._tasks:
-            raise ProtocolError(f"tag {tag} is in use")
-        reply = self.dialect.by_code[code + 1]
-        named = [v for f, v in zip(row.fields, values, strict=True) if f in NAMES]
-        before = {task for fid in named if (task := self._last.get(fid)) is not None}
-        if row.name == "Twalk":
-            named = [values[1]]  # a walk only looks at where it starts: many may start from one fid at once
-        task = asyncio.get_running_loop().create_task(self._answer(tag, reply.encode, method, values, before))
-        self._tasks[tag] = task
-        for fid in named:
-            self._last[fid] = task
-        task.add_done_callback(lambda done: self._done(tag, named, done))
 
-    def _done(self, tag: int, named: list[int], task: asyncio.Task[None]) -> None:
-        if self._tasks.get(tag) is task:
-            del self._tasks[tag]
-        for fid in named:
-            if self._last.get(fid) is task:
-                del self._last[fid]
+    def _version(self, msize: int, version: str) -> tuple[int, str]:
+        """version(5): of the versions we know the highest that is not above what was asked; a suffix we do not know is cut off."""
+        self.msize = min(msize, limits.msize_bytes)
+        known = version if version in ALL else version.split(".", maxsplit=1)[0]
+        if known not in ALL or self.msize < 256:
+            return self.msize, "unknown"
+        self.dialect, self._table = ALL[known], _tables()[known]
+        return self.msize, known
+
+    # ---- order
+
+    @staticmethod
+    def _named(entry: _Entry, values: tuple[Any, ...]) -> tuple[list[int], int | None]:
+        """The fids that an operation takes, and the one that it only looks at: many walks may start from one fid at once."""
+        fids = [values[i] for i in entry.fids]
+        looked = fids[0] if entry.row.code == _TWALK_CODE and fids[0] != fids[1] else None
+        return (fids, None) if looked is None else (fids[1:], looked)
+
+    def _before(self, entry: _Entry, values: tuple[Any, ...]) -> set[asyncio.Future[None]]:
+        """What has to pass first."""
+        fids, looked = self._named(entry, values)
+        out = {turn for fid in (*fids, looked) if fid is not None and (turn := self._last.get(fid)) is not None}
+        for fid in fids:
+            out |= self._walks.get(fid, set())
+        return out
+
+    def _queued(self, entry: _Entry, tag: int, values: tuple[Any, ...], length: int) -> _Op:
+        size = length + (min(values[entry.counted], self.msize) if entry.counted is not None else 0)
+        fids, looked = self._named(entry, values)
+        op = self._ops[tag] = _Op(tag, entry.row.name, fids, looked, size)
+        self._bytes += size
+        for fid in op.fids:
+            self._last[fid] = op.passed
+        if looked is not None:
+            self._walks.setdefault(looked, set()).add(op.passed)
+        return op
+
+    async def _later(self, op: _Op, entry: _Entry, values: tuple[Any, ...]) -> None:
+        await asyncio.wait(op.before)
+        op.begun = True
+        await self._rest(op, entry, entry.operation(self, *values), _OWN_TASK)
+
+    async def _rest(self, op: _Op, entry: _Entry, work: Coroutine[Any, Any, tuple[Any, ...]], waits: Any) -> None:
+        op.stepped = True
+        if self._ops.get(op.tag) is not op:
+            work.close()
+            return
+        try:
+            values, failed = await _continued(work, waits), None
+        except Exception as error:
+            values, failed = (), error
+        if self._ops.get(op.tag) is not op:
+            return  # the session was begun anew
+        self._gone(op)  # first: the client may use the tag again as soon as it has the reply
+        if failed is not None:
+            self._send(self._error(op.tag, failed))
+        else:
+            self._reply(entry.reply, op.tag, values)
+
+    def _gone(self, op: _Op) -> None:
+        del self._ops[op.tag]
+        self._bytes -= op.size
+
+    def _ended(self, op: _Op) -> None:
+        """The task of an operation is over: done, failed or flushed."""
+        if self._ops.get(op.tag) is op:
+            self._gone(op)
+            if not op.flushes:  # nobody asked for its end
+                self._send(self._error(op.tag, asyncio.CancelledError()))
+        for tag in op.flushes:
+            if self._flushing.pop(tag, None) is op:
+                self._send(self.dialect.by_name["Rflush"].encode(tag))
+        waiting = [turn for turn in op.before if not turn.done()]
+        for turn in waiting:
+            turn.add_done_callback(lambda _: self._pass(op))
+        if not waiting:
+            self._pass(op)
         if self.idle is not None:
             self.idle()
 
-    async def _answer(
-        self,
-        tag: int,
-        encode: Callable[..., bytes],
-        method: Callable[..., Awaitable[tuple[Any, ...]]],
-        values: tuple[Any, ...],
-        before: set[asyncio.Task[None]],
-    ) -> None:
-        if before:
-            await asyncio.wait(before)
-        try:
-            reply = encode(tag, *await method(*values))
-        except OSError as error:
-            reply = self._error(tag, error)
-        except Exception as error:
-            log.exception("a file server failed")
-            reply = self._error(tag, Refused(f"a mistake in IPOS: {type(error).__name__}: {error}", errno.EIO))
-        if self._tasks.pop(tag, None) is not None:  # the client may use the tag again as soon as it has the reply
-            self._send(reply)
-
-    def _fail(self, tag: int, error: OSError) -> None:
-        self._send(self._error(tag, error))
-
-    def _error(self, tag: int, error: OSError) -> bytes:
-        number = error.errno or errno.EIO
-        row = self.dialect.by_name["Rlerror"]
-        sentence = str(error) if isinstance(error, Refused) else f"{error.strerror or error}"
-        return row.encode(tag, number, sentence[:2000]) if len(row.fields) == 2 else row.encode(tag, number)
+    def _pass(self, op: _Op) -> None:
+        if op.passed.done() or any(not turn.done() for turn in op.before):
+            return
+        op.passed.set_result(None)
+        for fid in op.fids:
+            if self._last.get(fid) is op.passed:
+                del self._last[fid]
+        if op.walked is not None and (walks := self._walks.get(op.walked)) is not None:
+            walks.discard(op.passed)
+            if not walks:
+                del self._walks[op.walked]
 
     def _flush(self, tag: int, old: int) -> None:
-        """Cancel `old`; the answer leaves when it is gone, so its tag may be used again."""
-        answer = self.dialect.by_name["Rflush"].encode(tag)
-        task = self._tasks.get(old)
-        if task is None:
-            self._send(answer)
+        """Cancel `old`; the answer leaves when it is gone, so its tag may be used again. Flushes are answered in order."""
+        op = self._ops.get(old) or self._flushing.get(old)
+        if op is None or op.task is None:
+            self._send(self.dialect.by_name["Rflush"].encode(tag))
             return
-        task.cancel()
-        task.add_done_callback(lambda _: self._send(answer))
+        op.flushes.append(tag)
+        self._flushing[tag] = op
+        self._cancel(op)
+
+    @staticmethod
+    def _cancel(op: _Op) -> None:
+        """A task that has not taken its first step yet takes it before: what it goes on with has been begun."""
+        if op.task is None or (op.begun and op.name in _TO_THE_END):
+            return
+        if op.stepped:
+            op.task.cancel()
+        else:
+            asyncio.get_running_loop().call_soon(op.task.cancel)
 
     def reset(self) -> None:
         """Forget every fid and cancel what is under way (Tversion, or the connection's end)."""
-        for task in self._tasks.values():
-            task.cancel()
-        self._tasks, self._last = {}, {}
-        handles = [fid.handle for fid in self.fids.values() if fid.handle is not None]
-        self.fids = {}
-        for handle in handles:
-            self._closing.append(asyncio.get_running_loop().create_task(handle.close()))
-        self._closing = [task for task in self._closing if not task.done()]
+        for op in self._ops.values():
+            self._cancel(op)
+        self._ops, self._last, self._walks, self._flushing, self._bytes = {}, {}, {}, {}, 0
+        fids, self.fids = self.fids, {}
+        self.locks.drop(self.number)
+        for fid in fids.values():
+            if fid.handle is not None:
+                task = asyncio.get_running_loop().create_task(fid.handle.close())
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+
+    # ---- answers
+
+    def _reply(self, row: Message, tag: int, values: tuple[Any, ...]) -> None:
+        if row.code == _RREAD_CODE:
+            if len(values) == 2:  # there is room for the head before it
+                RREAD.pack_into(values[0], 0, len(values[0]), row.code, tag, len(values[0]) - RREAD.size)
+                self._send(values[0])
+                return
+            if len(values[0]) >= LONG:
+                self._send(RREAD.pack(RREAD.size + len(values[0]), row.code, tag, len(values[0])))
+                self._send(values[0])
+                return
+        try:
+            body = row.encode(tag, *values)
+        except (struct.error, UnicodeEncodeError) as error:
+            body = self._error(tag, Refused(f"an answer that 9P cannot carry: {error}", errno.EIO))
+        self._send(body)
+
+    def _error(self, tag: int, error: BaseException) -> bytes:
+        if isinstance(error, asyncio.CancelledError):
+            error = Refused("the file server gave the operation up", errno.EINTR)
+        if not isinstance(error, OSError):
+            log.error("a file server failed", exc_info=error)
+            error = Refused(f"a mistake in IPOS: {type(error).__name__}: {error}", errno.EIO)
+        number = error.errno or errno.EIO
+        said = str(error) if isinstance(error, Refused) else f"{error.strerror or error}"
+        sentence = said[:2000].encode(errors="replace").decode()
+        if not self.dialect.linux:
+            extra = (number,) if self.dialect.version == "9P2000.u" else ()
+            return self.dialect.by_name["Rerror"].encode(tag, sentence, *extra)
+        row = self.dialect.by_name["Rlerror"]
+        return row.encode(tag, number, sentence) if len(row.fields) == 2 else row.encode(tag, number)
 
     # ---- fids
 
-    def _fid(self, number: int) -> Fid:
+    def fid(self, number: int) -> Fid:
         try:
             return self.fids[number]
         except KeyError:
             raise refuse(errno.EBADF, f"fid {number}") from None
 
-    def _opened(self, number: int) -> Handle:
-        handle = self._fid(number).handle
+    def opened(self, number: int) -> Handle:
+        handle = self.fid(number).handle
         if handle is None:
             raise refuse(errno.EBADF, f"fid {number} is not open")
         return handle
 
-    def _new(self, number: int, fid: Fid) -> None:
+    def new(self, number: int, fid: Fid) -> None:
         if number not in self.fids and len(self.fids) >= limits.fids_per_session:
             raise refuse(errno.EMFILE, f"more than {limits.fids_per_session} fids")
         self.fids[number] = fid
 
-    def _directory(self, number: int) -> Directory:
-        file = self._fid(number).file
-        if not isinstance(file, Directory):
-            raise refuse(errno.EROFS if file.qid.type & DIRECTORY else errno.ENOTDIR, "")
+    def directory(self, number: int) -> Directory:
+        file = self.fid(number).file
+        if not isinstance(file, Directory) or not file.qid.type & DIRECTORY:
+            raise refuse(errno.EROFS if file.qid.type & DIRECTORY else errno.ENOTDIR)
         return file
 
-    # ---- messages
+    def moved(self, source: File, name: str, to: tuple[Step, ...], new: str) -> None:
+        """Fids at and below an entry that was renamed keep their files, under the new name."""
+        for fid in self.fids.values():
+            for i in range(1, len(fid.path)):
+                step = fid.path[i]
+                if step.name == name and fid.path[i - 1].file.qid.path == source.qid.path:
+                    fid.path = (*to, Step(new, step.file), *fid.path[i + 1 :])
+                    break
 
-    def _version(self, msize: int, version: str) -> tuple[int, str]:
-        self.msize = min(msize, limits.msize_bytes)
-        if version not in SERVED or self.msize < 256:
-            return self.msize, "unknown"
-        self.dialect = ALL[version]
-        return self.msize, version
 
-    async def Tauth(self, afid: int, uname: str, aname: str, n_uname: int) -> tuple[Any, ...]:
-        raise Refused("no authentication is asked for: the transport has proved who you are", errno.ENOENT)
+def _made(dialect: Dialect, operations: dict[str, Operation]) -> dict[int, _Entry]:
+    table: dict[int, _Entry] = {}
+    for code, row in dialect.by_code.items():
+        if (operation := operations.get(row.name)) is not None:
+            fids = tuple(i for i, field in enumerate(row.fields) if field in _FIDS)
+            counted = row.fields.index("count") if "count" in row.fields else None
+            table[code] = _Entry(row, operation, dialect.by_code[code + 1], fids, counted)
+    return table
 
-    async def Tattach(self, fid: int, afid: int, uname: str, aname: str, n_uname: int) -> tuple[Any, ...]:
-        root = await self._attach(self.caller, aname)
-        self._new(fid, Fid(root))
-        return (root.qid,)
 
-    async def Twalk(self, fid: int, newfid: int, wname: tuple[str, ...]) -> tuple[Any, ...]:
-        start = self._fid(fid)
-        if newfid != fid and newfid in self.fids:
-            raise refuse(errno.EBADF, f"fid {newfid} is in use")
-        if len(wname) > limits.walk_names:
-            raise refuse(errno.EINVAL, f"{len(wname)} names in one walk")
-        file, trail, qids = start.file, start.trail, list[Any]()
-        for name in wname:
-            try:
-                if name == "..":
-                    file, trail = (trail[-1], trail[:-1]) if trail else (file, trail)
-                elif name != ".":
-                    if not file.qid.type & DIRECTORY:
-                        raise refuse(errno.ENOTDIR, name)
-                    file, trail = await file.walk(checked(name)), (*trail, file)
-            except OSError:
-                if not qids:
-                    raise
-                return (qids,)
-            qids.append(file.qid)
-        if newfid == fid and start.handle is not None:
-            raise refuse(errno.EBUSY, f"fid {fid} is open")
-        self._new(newfid, Fid(file, trail))
-        return (qids,)
+_TABLES: dict[str, dict[int, _Entry]] = {}
 
-    async def Tlopen(self, fid: int, flags: int) -> tuple[Any, ...]:
-        one = self._fid(fid)
-        if one.handle is not None:
-            raise refuse(errno.EBUSY, f"fid {fid} is open")
-        kept = os.O_ACCMODE | os.O_TRUNC | os.O_APPEND
-        one.handle = await one.file.open(self.caller, flags & kept)
-        return one.file.qid, 0
 
-    async def Tlcreate(self, fid: int, name: str, flags: int, mode: int, gid: int) -> tuple[Any, ...]:
-        one, directory = self._fid(fid), self._directory(fid)
-        kept = flags & (os.O_ACCMODE | os.O_TRUNC | os.O_APPEND | os.O_EXCL)
-        file, handle = await directory.create(self.caller, checked(name), kept, mode & 0o777)
-        one.file, one.trail, one.handle = file, (*one.trail, directory), handle
-        return file.qid, 0
+def _tables() -> dict[str, dict[int, _Entry]]:
+    if not _TABLES:
+        from ipos.tree.ninep import linux, plain  # they are written in terms of Session
 
-    async def Tread(self, fid: int, offset: int, count: int) -> tuple[Any, ...]:
-        return (await self._opened(fid).read(offset, min(count, self.msize - 24)),)
-
-    async def Twrite(self, fid: int, offset: int, data: bytes) -> tuple[Any, ...]:
-        return (await self._opened(fid).write(offset, data),)
-
-    async def Tclunk(self, fid: int) -> tuple[Any, ...]:
-        one = self._fid(fid)
-        del self.fids[fid]
-        if one.handle is not None:
-            await one.handle.close()
-        return ()
-
-    async def Tremove(self, fid: int) -> tuple[Any, ...]:
-        await self.Tclunk(fid)
-        raise refuse(errno.EOPNOTSUPP, "use unlinkat")
-
-    async def Tgetattr(self, fid: int, mask: int) -> tuple[Any, ...]:
-        file = self._fid(fid).file
-        a: Attr = await file.attr()
-        times = (*divmod(a.atime_ns, 10**9), *divmod(a.mtime_ns, 10**9), *divmod(a.ctime_ns, 10**9))
-        size = (a.nlink, 0, a.size, 4096, (a.size + 511) // 512)
-        return (0x7FF, file.qid, a.mode, a.uid, a.gid, *size, *times, 0, 0, 0, 0)
-
-    async def Tsetattr(
-        self, fid: int, valid: int, mode: int, uid: int, gid: int, length: int, at: int, at_ns: int, mt: int, mt_ns: int
-    ) -> tuple[Any, ...]:
-        file = self._fid(fid).file
-        if not isinstance(file, Changeable):
-            return ()  # a shell's `> file` truncates first: meaningless for a control file, and no reason to refuse the write
-        atime = at * 10**9 + at_ns if valid & SETATTR_ATIME_SET else None
-        mtime = mt * 10**9 + mt_ns if valid & SETATTR_MTIME_SET else None
-        change = Change(
-            mode & 0o7777 if valid & SETATTR_MODE else None, length if valid & SETATTR_SIZE else None, atime, mtime
-        )
-        await file.change(self.caller, change)
-        return ()
-
-    async def Treaddir(self, fid: int, offset: int, count: int) -> tuple[Any, ...]:
-        one, handle = self._fid(fid), self._opened(fid)
-        if offset == 0 or one.listing is None:
-            up = one.trail[-1] if one.trail else one.file
-            one.listing = [(".", one.file), ("..", up), *await handle.entries()]
-        out, room = bytearray(), min(count, self.msize - 24)
-        for i in range(offset, len(one.listing)):
-            name, file = one.listing[i]
-            body = name.encode()
-            if len(out) + _DIRENT.size + len(body) > room:
-                break
-            kind = _DT.get(file.qid.type & (DIRECTORY | SYMLINK), 8)
-            out += _DIRENT.pack(*file.qid, i + 1, kind, len(body)) + body
-        return (bytes(out),)
-
-    async def Tstatfs(self, fid: int) -> tuple[Any, ...]:
-        self._fid(fid)
-        return 0x01021997, 4096, 0, 0, 0, 0, 0, 0, limits.name_bytes
-
-    async def Tfsync(self, fid: int, datasync: int) -> tuple[Any, ...]:
-        await self._opened(fid).sync()
-        return ()
-
-    async def Tmkdir(self, dfid: int, name: str, mode: int, gid: int) -> tuple[Any, ...]:
-        return ((await self._directory(dfid).mkdir(self.caller, checked(name), mode & 0o777)).qid,)
-
-    async def Tunlinkat(self, dirfd: int, name: str, flags: int) -> tuple[Any, ...]:
-        await self._directory(dirfd).remove(self.caller, checked(name), bool(flags & REMOVE_DIRECTORY))
-        return ()
-
-    async def Trenameat(self, olddirfid: int, oldname: str, newdirfid: int, newname: str) -> tuple[Any, ...]:
-        to = self._directory(newdirfid)
-        await self._directory(olddirfid).rename(self.caller, checked(oldname), to, checked(newname))
-        return ()
-
-    async def Txattrwalk(self, fid: int, newfid: int, name: str) -> tuple[Any, ...]:
-        raise refuse(errno.EOPNOTSUPP, "extended attributes")
+        for version, dialect in ALL.items():
+            _TABLES[version] = _made(dialect, linux.OPERATIONS if dialect.linux else plain.OPERATIONS)
+    return _TABLES

@@ -22,7 +22,10 @@ def strike(dice: random.Random, machine: Machine) -> str:
     pid = json.loads(done.stdout).get(part)
     if pid is None:
         return "between two lives"
-    os.kill(int(pid), signal.SIGKILL)
+    try:
+        os.kill(int(pid), signal.SIGKILL)
+    except ProcessLookupError:  # it was struck before, and is started again when it is needed
+        return "between two lives"
     if part == "pid":
         wait_for("the end of a killed node", lambda: not os.path.exists(f"/proc/{pid}"))
         machine.ok("up")

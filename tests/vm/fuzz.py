@@ -1,6 +1,7 @@
-"""Random modules (`wasm-tools smith`): plain against instrumented, at once and stopped at every safepoint.
+"""Random modules (`wasm-tools smith`), and what `wasm-tools mutate` makes of them: plain against instrumented, at once and stopped at every
+safepoint.
 
-`python -m tests.vm.fuzz FIRST COUNT` prints the seeds whose module differs and keeps the module.
+`python -m tests.vm.fuzz FIRST COUNT [mutated]` prints the seeds whose module differs and keeps the module.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from .wast import KINDS, Failed, Signature, raw_call, signatures, zero
 
 WIDTHS = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}
 # Many small modules find other things than a few large ones, and what never traps runs longer.
+MUTATIONS = 8
+MUTANT_BYTES = 1 << 18
 SHAPES = (
     "--max-funcs 6 --max-instructions 60",
     "--max-funcs 30 --max-instructions 2000",
@@ -47,6 +50,17 @@ def smith(seed: int) -> bytes:
         check=False,
     )
     return done.stdout if done.returncode == 0 else b""
+
+
+def mutated(seed: int) -> bytes:
+    """A random module after some changes that keep what it means, and so that it ends: other shapes of code than a generator thinks of."""
+    module = smith(seed)
+    for step in range(MUTATIONS if module else 0):
+        command = [WASM_TOOLS, "mutate", "-", "--preserve-semantics", "--seed", str(seed * MUTATIONS + step)]
+        done = subprocess.run(command, input=module, capture_output=True, check=False)
+        if done.returncode == 0 and len(done.stdout) < MUTANT_BYTES:
+            module = done.stdout
+    return module
 
 
 def arguments(signature: Signature, rng: random.Random) -> list[Any]:
@@ -211,9 +225,10 @@ def difference(module: bytes, seed: int) -> tuple[str, int]:
 
 def main() -> int:
     first, count = int(sys.argv[1]), int(sys.argv[2])
+    make = mutated if "mutated" in sys.argv[3:] else smith
     bad = stops = modules = 0
     for seed in range(first, first + count):
-        module = smith(seed)
+        module = make(seed)
         if not module:
             continue
         modules += 1

@@ -25,12 +25,13 @@ Mark = tuple[int, str]
 
 class Ending(Record, frozen=True, kw_only=True):
     """What a task came to, equal on every honest machine: `killed`: the sentence of the trap or limit that ended it, or ""; `work` in
-    units; `root`: of the final state, 64 hexadecimal digits; `dir`: what it left, None if nothing."""
+    units, `page_work`: the memory integral; `root`: of the final state, 64 hexadecimal digits; `dir`: what it left, None if nothing."""
 
     v: int = 1
     exit: int
     killed: str
     work: int
+    page_work: int
     root: str
     stdout: Link
     stderr: Link

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ipos.identity.machines import MachineList
 from ipos.pool import evidence, marks, saves
+from ipos.pool.saves import HandOver
 from ipos.pool.records import EngineRun, Evidence, Mark, Receipt, Result, Task
 from ipos.store import cid as c
 from ipos.store.blocks import BlockStore, Missing
@@ -67,10 +68,24 @@ def examine(store: BlockStore, root: bytes) -> Case:
         raise Refused(f"block {c.text(lost.cid)} is missing: it is not whole") from None
 
 
+def _handed_over(body: bytes) -> bool:
+    try:
+        decode(HandOver, body)
+    except BadRecord:
+        return False
+    return True
+
+
 def _examined(store: BlockStore, root: bytes) -> Case:
     if root[:4] != c.DAG_CBOR:
         raise BadRecord("", "its root is not an Evidence record")
-    all_of_it = decode(Evidence, store.get(root))
+    body = store.get(root)
+    try:
+        all_of_it = decode(Evidence, body)
+    except BadRecord:
+        if _handed_over(body):
+            raise Undecided("it is a handed-over task, not a receipt: ipos resume goes on with it") from None
+        raise
     if lost := evidence.missing(store, root):
         raise Missing(lost[0])
     chain = evidence.chain(store, all_of_it.receipt)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import shutil
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -237,8 +238,9 @@ class EngineRun:
         if ended.marks:
             ext.append(("marks", c.text(unixfs.add_bytes(store, marks.text(ended.marks)))))
         killed = self._killed or report.killed
+        code = -signal.SIGKILL if self._killed else report.exit
         return Ran(
-            report.exit, killed, stdout, stderr, made, self._cpu_s, wall, ended.rss_bytes, ext=tuple(ext), save=save
+            code, killed, stdout, stderr, made, self._cpu_s, wall, ended.rss_bytes, ext=tuple(ext), save=save
         )
 
     def _stored(self, path: Path) -> bytes:

@@ -86,8 +86,8 @@ enum {
     WEIGHT_BULK_BYTE = 3,     /* each byte of a bulk operation on memories */
     WEIGHT_ELEMENT = 32,      /* each element of one on tables, and of table.grow */
 
-    FOLD_BLOCK = 120,   /* ticks: a conditional block that costs no more is charged where it is decided ... */
-    FOLD_SUM = 480,     /* ... as long as no more than this is charged for what may not run */
+    FOLD_BLOCK = 64,     /* ticks: a conditional block that costs no more is charged where it is decided ... */
+    FOLD_SUM = 256,      /* ... as long as no more than this is charged for what may not run */
     BOUNDED_PATH = 3200, /* ticks, so 100 ns: the longest path of a function without safepoints */
 
     BULK_FIXED_BYTES = 4096,      /* a bulk operation of a known length up to this one is charged with its block */

@@ -154,14 +154,17 @@ void plan_stops(void) {
 /* ---- charges ---- */
 
 /* A block is charged where it begins; a conditional one that is cheap already where the decision is taken, even if it will not run: fewer
-   charges, and as deterministic. `point` is where that is: the entry, the inside of a loop, or an operation. */
+   charges, and as deterministic. `point` is where that is: the entry, the inside of a loop, or an operation. The first block of a function
+   or a loop begins at its point, whatever it costs. */
 typedef struct { u32 op; bool inside; u32 cost, folded; } Point;
 static VEC(Point) points;
 static u32 point, block_start, block_cost;
+static bool first_block;
 
 static void end_block_at(u32 next) {
-    if (block_cost) {
-        Point *p = &points.at[point];
+    Point *p = &points.at[point];
+    if (first_block) p->cost += block_cost;
+    else if (block_cost) {
         if (block_cost <= FOLD_BLOCK && p->folded + block_cost <= FOLD_SUM) {
             p->cost += block_cost;
             p->folded += block_cost;
@@ -170,6 +173,7 @@ static void end_block_at(u32 next) {
             point = points.n - 1;
         }
     }
+    first_block = false;
     block_cost = 0;
     block_start = next;
 }
@@ -183,6 +187,7 @@ void plan_charges(void) {
     nest.n = 0;
     vec_push(points, (Point){NONE, false, WEIGHT_FUNCTION, 0});
     point = block_start = block_cost = 0;
+    first_block = true;
     for (u32 i = 0; i < ops.n; i++) {
         const Op *op = &ops.at[i];
         if (op->dead) continue;
@@ -195,6 +200,7 @@ void plan_charges(void) {
             vec_push(points, (Point){i, true, WEIGHT_LOOP, 0});
             point = points.n - 1;
             block_start = i + 1;
+            first_block = true;
             break;
         case IF:
             end_block_at(i + 1);

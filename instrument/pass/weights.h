@@ -9,7 +9,7 @@
 
 #include "base.h"
 
-#define WEIGHTS_VERSION 2
+#define WEIGHTS_VERSION 3
 
 typedef struct { u16 first, last, weight; } Weight;
 /* In ticks. Codes as in decode.h: 0xfc00 and 0xfd00 plus the number behind the prefix; what is not named here costs WEIGHT_PLAIN. */
@@ -86,7 +86,7 @@ enum {
     WEIGHT_BULK_BYTE = 3,     /* each byte of a bulk operation on memories */
     WEIGHT_ELEMENT = 32,      /* each element of one on tables, and of table.grow */
 
-    FOLD_BLOCK = 64,    /* ticks: a conditional block that costs no more is charged where it is decided ... */
+    FOLD_BLOCK = 64,     /* ticks: a conditional block that costs no more is charged where it is decided ... */
     FOLD_SUM = 256,      /* ... as long as no more than this is charged for what may not run */
     BOUNDED_PATH = 3200, /* ticks, so 100 ns: the longest path of a function without safepoints */
 

@@ -44,13 +44,13 @@ DEEP = {
     "results": shape(2, "i64", 30),
 }
 ENDING = [
-    Plan("fib", "fib", ["12"], "", 5_000),
-    Plan("qsort", "qsort", ["3000"], "", 500_000),
-    Plan("core", "core", ["4"], "", 200_000),
-    Plan("nbody", "nbody", ["2000"], "", 300_000),
-    Plan("matmul", "matmul", ["24"], "", 30_000),
-    Plan("sha256", "sha256", ["200"], "", 200_000),
-    Plan("hash", "sha256", ["0"], "".join(map(str, range(2000))), 100_000),
+    Plan("fib", "fib", ["12"], "", 1_000),
+    Plan("qsort", "qsort", ["3000"], "", 100_000),
+    Plan("core", "core", ["4"], "", 40_000),
+    Plan("nbody", "nbody", ["2000"], "", 60_000),
+    Plan("matmul", "matmul", ["24"], "", 10_000),
+    Plan("sha256", "sha256", ["200"], "", 40_000),
+    Plan("hash", "sha256", ["0"], "".join(map(str, range(2000))), 20_000),
     *(Plan(name, name, [], "", 1 << 62) for name in DEEP),
 ]
 
@@ -99,7 +99,7 @@ def test_aarch64_agrees(tmp_path: Path) -> None:
 
 def test_a_save_goes_to_the_other_kind(tmp_path: Path) -> None:
     """From here to there and back; it ends as it does here alone."""
-    plan = Plan("qsort", "qsort", ["3000"], "", 500_000)
+    plan = Plan("qsort", "qsort", ["3000"], "", 100_000)
     whole = here(laid_out(tmp_path / "whole", [plan]))["tasks"]["qsort"]["outcome"]
     for part, machine in enumerate((here, arm), 1):
         leaving = replace(plan, leave=whole["work"] * part // 3)

@@ -44,7 +44,7 @@ int main(int argc, char **argv) {
     return 3;
 }
 """
-EVERY = 5_000_000
+EVERY = 1_000_000
 
 
 class Given:

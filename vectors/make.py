@@ -224,7 +224,14 @@ def examples() -> list[Record]:
 def agreed() -> list[Record]:
     """What seats claim, and what is found of it."""
     ending = Ending(
-        exit=0, killed="", work=2_748_049_480, page_work=313_277_640_720, root="cd" * 32, stdout=c.of_raw(b"out"), stderr=c.of_raw(b""), dir=None
+        exit=0,
+        killed="",
+        work=2_748_049_480,
+        page_work=313_277_640_720,
+        root="cd" * 32,
+        stdout=c.of_raw(b"out"),
+        stderr=c.of_raw(b""),
+        dir=None,
     )
     use = Use(cpu_ms=12, wall_ms=34, rss_bytes=9 << 20)
     seat, judge = "0x" + "33" * 20, "0x" + "44" * 20

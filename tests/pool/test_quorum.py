@@ -39,7 +39,9 @@ def mark(i: int, colour: int = 0) -> Mark:
 
 
 def end(work: int = 6500, colour: int = 0, exit: int = 0) -> Ending:
-    return Ending(exit=exit, killed="", work=work, page_work=work, root=root(("end", colour)), stdout=CID, stderr=CID, dir=None)
+    return Ending(
+        exit=exit, killed="", work=work, page_work=work, root=root(("end", colour)), stdout=CID, stderr=CID, dir=None
+    )
 
 
 MARKS = tuple(mark(i) for i in range(6))

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from ipos.identity.machines import MachineList
 from ipos.pool import evidence, marks, saves
-from ipos.pool.saves import HandOver
 from ipos.pool.records import EngineRun, Evidence, Mark, Receipt, Result, Task
+from ipos.pool.saves import HandOver
 from ipos.store import cid as c
 from ipos.store.blocks import BlockStore, Missing
 from ipos.vm.plan import USED_UP

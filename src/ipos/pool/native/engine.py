@@ -239,9 +239,7 @@ class EngineRun:
             ext.append(("marks", c.text(unixfs.add_bytes(store, marks.text(ended.marks)))))
         killed = self._killed or report.killed
         code = -signal.SIGKILL if self._killed else report.exit
-        return Ran(
-            code, killed, stdout, stderr, made, self._cpu_s, wall, ended.rss_bytes, ext=tuple(ext), save=save
-        )
+        return Ran(code, killed, stdout, stderr, made, self._cpu_s, wall, ended.rss_bytes, ext=tuple(ext), save=save)
 
     def _stored(self, path: Path) -> bytes:
         if not path.exists():  # refused before it began

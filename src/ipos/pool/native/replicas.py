@@ -88,7 +88,12 @@ class ReplicaRun:
         )  # fmt: skip
         block = record_block(record)
         self._store.put([block])
-        ext = [("work", str(ending.work)), ("page_work", str(ending.page_work)), ("root", ending.root), ("resumed_at", "0")]
+        ext = [
+            ("work", str(ending.work)),
+            ("page_work", str(ending.page_work)),
+            ("root", ending.root),
+            ("resumed_at", "0"),
+        ]
         ext += [("verified", f"quorum {self._seats}"), ("verification", c.text(block[0]))]
         if agreed.marks:
             ext.append(("marks", c.text(unixfs.add_bytes(self._store, lines.text(agreed.marks)))))

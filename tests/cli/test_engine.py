@@ -71,6 +71,14 @@ def test_killed_in_the_middle_it_goes_on_from_its_save(machines: Callable[..., M
     assert not any(saves.iterdir())
 
 
+def test_too_long_is_no_success(machines: Callable[..., Machine], burn: Path) -> None:
+    one = machines("one")
+    done = one.run("run", "--wasm", "--timeout", "0.5", "--json", str(burn))
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["exit"]) == (137, -9), done.stderr
+    assert "ran longer than 0.5 s" in found["killed"]
+
+
 def test_refusals(machines: Callable[..., Machine], tmp_path: Path) -> None:
     one = machines("one")
     bad = tmp_path / "bad.wasm"

@@ -28,6 +28,10 @@ def test_replicas_agree_and_say_what_that_is_worth(machines: Callable[..., Machi
     assert (found["verdict"]["agreed"], found["verdict"]["seats"], found["verdict"]["extra_work"]) == (3, 3, 2.0)
     assert found["verdict"]["left_wrong"] == 0.00725
     assert json.loads(desk.ok("cat", f"/job/{found['job']}/0/verdict")) == found["verdict"]
+    assert found["page_work"] == once["page_work"] > 0
+    packed = tmp_path / "receipt.car"
+    desk.ok("receipt", str(found["job"]), "-o", str(packed))
+    assert "true: " in desk.ok("verify", "--full", str(packed))
     again = desk.run("run", "--wasm", "--verify", "2", *asked)
     said = (
         "3 of 3 replicas agree on root",

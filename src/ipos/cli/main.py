@@ -8,17 +8,34 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from ipos.cli import values
 from ipos.wire import limits
 
-MORE = "Everything else is a file: ipos ls / shows the tree, ipos cat reads it. Exit status: 0 done, 1 refused or failed, 2 usage, 130 interrupted."
+MORE = "Everything else is a file: ipos ls / shows the tree, ipos cat reads it. Exit status: 0 done, 1 refused or failed, 2 usage, 130 interrupted; run and resume give the program's own, and 125 where IPOS failed."
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """What the shell made of an unquoted pattern is no argument of ours: say so."""
+        if "unrecognized arguments" in message and "--over" in sys.argv:
+            message = "the shell has replaced the pattern of --over by names: quote it, --over 'data/*'"
+        super().error(message)
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        from importlib import metadata
+
+        print(f"ipos {metadata.version('interplanetary-os')}")
+        parser.exit()
 
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    top = argparse.ArgumentParser(prog="ipos", description="Many people's PCs become one computer.", epilog=MORE)
+    top = _Parser(prog="ipos", description="Many people's PCs become one computer.", epilog=MORE)
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def add(name: str, words: str) -> argparse.ArgumentParser:

@@ -30,7 +30,7 @@ PROGRAM = HERE / "bootstrap.py"
 PARTS = 6  # the package's files are few: each is cut into so many, as a batch of measurements would be
 NAMES = ("desk", "attic", "loft")
 IN_ENGINE = 3  # inputs of the batch in the engine
-ROUNDS = "4000"  # so that a task takes some seconds there
+ROUNDS = "12000"  # so that a task takes some seconds there
 SAME = ("task", "exit", "work", "root", "stdout", "dir")
 
 

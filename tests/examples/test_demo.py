@@ -52,7 +52,7 @@ def the_demo() -> Any:
 def test_a_build_that_runs_again_instead_of_resuming_fails_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted in each node: a save that comes from elsewhere is not laid out, so the task begins at its beginning."""
     demo = the_demo()
-    monkeypatch.setattr(demo, "ROUNDS", "2500")
+    monkeypatch.setattr(demo, "ROUNDS", "8000")
     with tempfile.TemporaryDirectory(prefix="ipt") as directory:
         scratch = Path(directory)
         homes = {name: scratch / name for name in demo.NAMES}

@@ -33,7 +33,7 @@ from ipos.vm.version import platform
 from ipos.wire.record import decode, encode
 
 SCRIPT = Path(__file__).with_name("bootstrap.py")
-ROUNDS = "700"
+ROUNDS = "1400"
 MARK_EVERY = 50_000_000
 SAVE_S = 0.5
 VICTIM, LIAR = 2, 3  # workers, by number; the others are honest

@@ -32,8 +32,12 @@ def test_a_stubbed_network_process_fails_the_demo(tmp_path: Path) -> None:
 RERUN = """
 from importlib.util import find_spec
 if find_spec("ipos"):  # not in the interpreters of plain runs
-    from ipos.pool.native.engine import EngineFiles
-    EngineFiles.lay_out = lambda self, task, save: None
+    from ipos.pool.native import engine
+    begin = engine.Engine.start
+    async def start(self, key, task, program, save):
+        self.forget(task)
+        return await begin(self, key, task, program, None)
+    engine.Engine.start = start
 """
 
 
@@ -50,7 +54,7 @@ def the_demo() -> Any:
 
 @pytest.mark.real
 def test_a_build_that_runs_again_instead_of_resuming_fails_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Planted in each node: a save that comes from elsewhere is not laid out, so the task begins at its beginning."""
+    """Planted in each node: no save is gone on from, so a task begins at its beginning."""
     demo = the_demo()
     monkeypatch.setattr(demo, "ROUNDS", "8000")
     with tempfile.TemporaryDirectory(prefix="ipt") as directory:

@@ -86,7 +86,7 @@ def test_one_node_per_home(machines: Make) -> None:
     assert f"already (pid {desk.pid()})" in desk.refused("up")
     environment = {**os.environ, "IPOS_HOME": str(desk.home), "XDG_RUNTIME_DIR": str(desk.home.parent / "run")}
     second = subprocess.run(
-        [sys.executable, "-m", "ipos.node.daemon"],
+        [sys.executable, "-m", "ipos.node"],
         env=environment,
         capture_output=True,
         text=True,

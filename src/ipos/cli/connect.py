@@ -21,7 +21,7 @@ async def begin(home: Home) -> None:
     """Start a node in the background; returns when it answers. `Refused` with its own sentence if it does not come up."""
     home.create()
     process = subprocess.Popen(  # noqa: ASYNC220  (it outlives this loop)
-        [sys.executable, "-m", "ipos.node.daemon"],
+        [sys.executable, "-m", "ipos.node"],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
         env={**os.environ, "IPOS_HOME": str(home.path)}, cwd="/",
     )  # fmt: skip

@@ -60,7 +60,7 @@ async def up(arguments: Arguments) -> int:
         (await connect_unix(home.socket)).close()
         raise Refused(f"a node is up on {home.path} already (pid {home.pid()}): ipos down ends it")
     if arguments.foreground:
-        os.execv(sys.executable, [sys.executable, "-m", "ipos.node.daemon"])
+        os.execv(sys.executable, [sys.executable, "-m", "ipos.node"])
     began = time.monotonic()
     await begin(home)
     async with node(own=False) as client:

@@ -1,0 +1,118 @@
+"""The real parts of a node: opened for its home, given to a `Node`, served on its socket, and closed however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from ipos.identity.agent import Agent
+from ipos.identity.machine_id import machine_id
+from ipos.identity.machines import Machine
+from ipos.node.daemon import Node
+from ipos.node.home import Home, Settings, runtime_root
+from ipos.node.identity import first_list, identity
+from ipos.node.ipfs import Ipfs
+from ipos.node.machine import MachineLoad, measure_speed
+from ipos.node.storefs import REMEDY, StoreFiles
+from ipos.pool.journal import Journal
+from ipos.pool.native.executor import NativeExecutor
+from ipos.pool.saves import Holds
+from ipos.store.cache import CacheStore
+from ipos.store.pack import PackStore
+from ipos.store.pins import Pins
+from ipos.store.quota import QuotaStore
+from ipos.tree.ninep.transport import ServerProtocol, serve_tcp, serve_unix
+from ipos.wire.clock import SystemClock
+from ipos.wire.errors import Refused
+
+if TYPE_CHECKING:
+    from ipos.net.netd import Netd
+
+log = logging.getLogger("ipos.node")
+
+LISTEN = {
+    "lan": ("/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1", "/ip6/::/tcp/0", "/ip6/::/udp/0/quic-v1"),
+    "local": ("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"),
+}
+
+
+async def opened(home: Home, settings: Settings, stack: AsyncExitStack) -> tuple[Node, Netd]:
+    """A node over the home's own parts, each of which `stack` closes; nothing of it goes on by itself yet."""
+    from ipos.net.netd import Netd
+
+    thread = asyncio.to_thread
+    clock = SystemClock()
+    run, stored, account = await thread(identity, home)
+    agent = Agent(home.path / "keys", account, clock, thread)
+    packs = await thread(PackStore, home.path / "store")
+    stack.callback(packs.close)
+    most = settings.store_bytes
+    store = QuotaStore(packs, most, packs.used, REMEDY) if most else packs
+    journal = await thread(Journal, home.path / "journal.sqlite", thread)
+    stack.callback(journal.close)
+    computer = machine_id(home.path)
+    load = MachineLoad(settings.cores, settings.native, computer)
+    pins = await thread(Pins, home.path / "store" / "pins.sqlite", store, packs.age)
+    stack.callback(pins.close)
+    executor = NativeExecutor(
+        home=home.path, hidden=(runtime_root(),), store=store, holds=Holds(pins), clock=clock, key=run
+    )
+    stack.push_async_callback(executor.close)
+    members: set[str] = set()
+    listen = journal.meta(f"listen-{settings.listen}")
+    net = Netd(
+        key=home.path / "keys" / "transport", run_dir=home.run_dir, mdns=settings.listen == "lan", store=store,
+        listen=json.loads(listen) if listen else LISTEN[settings.listen], may=lambda peer, cid: pins.may(cid, peer in members),
+    )  # fmt: skip
+    stack.push_async_callback(net.close)
+    _, _, load.speed, _ = await asyncio.gather(executor.open(), net.start(), thread(measure_speed), agent.load(account))
+    me = Machine(name=settings.name, peer=net.peer, run=run.address, machine=computer)
+    mine = await thread(first_list, home, agent, stored, me)
+    node = Node(
+        home=home.path, name=settings.name, run_key=run, agent=agent, mine=mine, machine=computer, clock=clock, net=net,
+        store=store, journal=journal, executor=executor, load=load, pins=pins, offload=thread,
+    )  # fmt: skip
+    if settings.listen == "local":  # the same ports next time: peers find us where we were
+        journal.note("listen-local", json.dumps(net.addresses()))
+    await thread(node.images.open)
+    node.trees.watch(members)
+    node.trees.mount_net(net)
+    node.trees.native = executor
+    files = StoreFiles(node, packs, most)
+    node.trees.mount_store(Ipfs(node, CacheStore(store, node.fetched(asyncio.get_running_loop()))), files)
+    node.spawn(files.watch())
+    return node, net
+
+
+async def serve(home: Home) -> None:
+    """Run the node of a home until it is told to stop. `Refused`: what ended it, if nobody told it to."""
+    settings = home.settings()
+    async with AsyncExitStack() as stack:
+        node, net = await opened(home, settings, stack)
+
+        def door() -> ServerProtocol:
+            return ServerProtocol(node.trees.attach, node.me, node.trees.left)
+
+        servers = [await serve_unix(home.socket, door)]
+        if settings.tcp:
+            servers.append(await serve_tcp(settings.tcp, door))
+        node.start()
+        (home.run_dir / "where").write_text(
+            json.dumps({"pid": os.getpid(), "peer": net.peer, "addresses": net.addresses()})
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, node.stopping.set)
+        log.info("up: %s, peer %s", settings.name, net.peer)
+        await node.stopping.wait()
+        log.info("going down")
+        for server in servers:
+            server.close()
+        await node.stop()
+        if node.failure:
+            raise Refused(node.failure)

@@ -10,7 +10,7 @@ import pytest
 
 from ipos.store import cid as c
 from ipos.store import unixfs
-from ipos.store.blocks import Block, BlockStore, Missing, put_hashed
+from ipos.store.blocks import Block, BlockStore, Missing, put_hashed, put_soon, settle
 from ipos.wire import limits
 from ipos.wire.errors import BadRecord
 
@@ -76,6 +76,18 @@ def _takes_what_was_hashed(store: BlockStore) -> None:
     assert unixfs.read(store, cid, 2_999_999, 5) == b"a"
 
 
+def _takes_what_may_wait(store: BlockStore) -> None:
+    one, two = block(11), block(12)
+    put_soon(store, [one])
+    holds(store, one)
+    store.put([two])
+    settle(store)
+    holds(store, one, two)
+    with pytest.raises(BadRecord):
+        put_soon(store, [(c.of_raw(b"lie"), b"truth")])
+    lacks(store, c.of_raw(b"lie"))
+
+
 def _many(store: BlockStore) -> None:
     """More than any page of an index, in batches of all sizes, from several threads."""
     blocks = [block(1000 + i, i % 50) for i in range(2500)]
@@ -125,6 +137,7 @@ PROMISES: tuple[Callable[[BlockStore], None], ...] = (
     _refuses_a_batch_as_a_whole,
     _takes_the_largest_block,
     _takes_what_was_hashed,
+    _takes_what_may_wait,
     _many,
     _forgets,
 )

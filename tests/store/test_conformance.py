@@ -102,7 +102,17 @@ class Lazy(MemoryStore):
         self.put(blocks[::2])
 
 
-@pytest.mark.parametrize("kind", [Gullible, Piecemeal, Elephant, ByDigest, Absent, Unsized, Short, Lazy])
+class Tardy(MemoryStore):
+    """Has only after it has settled what was put soon."""
+
+    def put_soon(self, blocks: Iterable[Block]) -> None:
+        self._soon = list(blocks)
+
+    def settle(self) -> None:
+        self.put(self._soon)
+
+
+@pytest.mark.parametrize("kind", [Gullible, Piecemeal, Elephant, ByDigest, Absent, Unsized, Short, Lazy, Tardy])
 def test_broken_stores_are_caught(kind: type[MemoryStore]) -> None:
     with pytest.raises((AssertionError, pytest.fail.Exception, Missing)):
         conforms(kind())
@@ -112,7 +122,7 @@ def test_a_broken_pack_store_is_caught(tmp_path: Path, monkeypatch: pytest.Monke
     """Places in a pack that are off by one."""
     store = PackStore(tmp_path, sync=False)
     append = store._spool.append
-    monkeypatch.setattr(store._spool, "append", lambda records: [at + 1 for at in append(records)])
+    monkeypatch.setattr(store._spool, "append", lambda records, soon: [at + 1 for at in append(records, soon)])
     with pytest.raises((AssertionError, pytest.fail.Exception, Missing)):
         conforms(store)
 

@@ -8,6 +8,7 @@ open only inside the agent (`agent.py`).
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 from ipos.identity.private import read_private, write_private
@@ -25,6 +26,7 @@ def keccak(data: bytes) -> bytes:
     return keccak(data)
 
 
+@lru_cache(512)
 def address_of_bytes(raw: bytes) -> str:
     """EIP-55 text of an address of 20 bytes."""
     low = raw.hex()

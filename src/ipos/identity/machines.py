@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Protocol
 
 import msgspec
@@ -12,6 +13,7 @@ from ipos.wire import limits
 from ipos.wire.errors import Refused
 from ipos.wire.record import Record, encode
 
+_signer = lru_cache(64)(keys.signer)  # each receipt names a list, and there are few
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
@@ -58,7 +60,7 @@ def check(lst: MachineList) -> None:
         signature = bytes.fromhex(lst.signature)
     except ValueError:
         raise Refused("a machine list whose signature is not hex") from None
-    if keys.signer(encode(bare), signature) != lst.account:
+    if _signer(encode(bare), signature) != lst.account:
         raise Refused(f"a machine list of {lst.account} that this account has not signed")
     names = [m.name for m in lst.machines]
     if len(set(names)) < len(names) or len({m.peer for m in lst.machines}) < len(names):

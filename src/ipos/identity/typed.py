@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, cast
 
 from ipos.identity.keys import Key, address_of_bytes, keccak, recover
@@ -175,6 +175,13 @@ def _array_of(kind: str) -> tuple[str, str] | None:
     return None if found is None else (found[1], found[2])
 
 
+_remembered = lru_cache(512)(keccak)  # most fields of a node's signatures are the same each time
+
+
+def _hashed(data: bytes) -> bytes:
+    return _remembered(data) if len(data) <= 128 else keccak(data)
+
+
 def _in(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
@@ -200,7 +207,7 @@ def _string(value: object, path: str) -> bytes:
     if not isinstance(value, str):
         raise BadRecord(path, f"{value!r} is not a text")
     try:
-        return keccak(value.encode())
+        return _hashed(value.encode())
     except UnicodeEncodeError:
         raise BadRecord(path, "a text that has no UTF-8 form") from None
 
@@ -208,7 +215,7 @@ def _string(value: object, path: str) -> bytes:
 def _bytes(value: object, path: str) -> bytes:
     if not isinstance(value, bytes):
         raise BadRecord(path, f"{type(value).__name__}, bytes were due")
-    return keccak(value)
+    return _hashed(value)
 
 
 def _fixed(kind: str, value: object, path: str) -> bytes:

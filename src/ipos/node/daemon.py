@@ -19,7 +19,7 @@ from ipos.identity.private import write_private
 from ipos.identity.typed import RunKey
 from ipos.net import join
 from ipos.net.engine import NetEngine
-from ipos.node.home import Home, runtime_root
+from ipos.node.home import runtime_root
 from ipos.node.joining import Joining
 from ipos.node.submitting import Submissions
 from ipos.node.tree import Trees
@@ -36,7 +36,8 @@ from ipos.store import cid as c
 from ipos.store.blocks import BlockStore
 from ipos.store.pins import Pins
 from ipos.tree.file import Caller
-from ipos.tree.ninep.client import Client, connect_unix
+from ipos.tree.ninep.client import Client
+from ipos.tree.ninep.inside import connect_inside
 from ipos.tree.ninep.transport import ServerProtocol
 from ipos.wire.clock import Clock
 from ipos.wire.errors import Gone, Refused
@@ -194,7 +195,7 @@ class Node:
 
     async def local_client(self) -> Client:
         """A client of this node's own tree."""
-        return await connect_unix(Home(self.home).socket)
+        return await connect_inside(ServerProtocol(self.trees.attach, self.me))
 
     async def _connect(self, peer: str) -> Client:
         if peer == self.net.peer:

@@ -22,6 +22,7 @@ from ipos.node.storefs import REMEDY, StoreFiles
 from ipos.pool.journal import Journal
 from ipos.pool.native.executor import NativeExecutor
 from ipos.pool.saves import Holds
+from ipos.store.blocks import settle
 from ipos.store.cache import CacheStore
 from ipos.store.pack import PackStore
 from ipos.store.pins import Pins
@@ -53,7 +54,7 @@ async def opened(home: Home, settings: Settings, stack: AsyncExitStack) -> tuple
     stack.callback(packs.close)
     most = settings.store_bytes
     store = QuotaStore(packs, most, packs.used, REMEDY) if most else packs
-    journal = await thread(Journal, home.path / "journal.sqlite", thread)
+    journal = await thread(Journal, home.path / "journal.sqlite", thread, True, lambda: settle(store))
     stack.callback(journal.close)
     computer = machine_id(home.path)
     load = MachineLoad(settings.cores, settings.native, computer)

@@ -29,7 +29,7 @@ from ipos.pool.records import Deal, Result
 from ipos.pool.records import Task as TaskRecord
 from ipos.pool.saves import Holds, Save
 from ipos.store import cid as c
-from ipos.store.blocks import BlockStore
+from ipos.store.blocks import BlockStore, put_soon
 from ipos.wire.clock import Clock
 from ipos.wire.errors import Refused
 from ipos.wire.record import decode
@@ -451,7 +451,7 @@ class Coordinator:
         except OSError as error:
             log.warning("the receipt of %s for %s: %s", node, event["lease"], error)
             return None
-        self.store.put(blocks)
+        put_soon(self.store, blocks)
         return blocks[0][0]
 
     async def _stopped(self, member: Member, event: dict[str, Any]) -> None:
@@ -526,7 +526,7 @@ class Coordinator:
     def _resulted(self, member: Member, job: Job, row: Row, said: dict[str, Any], result: Result) -> None:
         id: str = said["lease"]
         cid, body = data.record_block(result)
-        self.store.put([(cid, body)])
+        put_soon(self.store, [(cid, body)])
         receipt = self._receipt(said, row.cid, cid, result.node)
         self._pinning.result(job.id, cid, result, receipt)
         own = result.ext.get("verified", verified.RECEIPT)  # the word of a machine of this account

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from ipos.pool.records import Result, Task
 from ipos.store import cid as c
 from ipos.store import unixfs
-from ipos.store.blocks import BlockStore
+from ipos.store.blocks import BlockStore, put_soon
 from ipos.wire import limits
 from ipos.wire.clock import Clock
 from ipos.wire.errors import BadRecord, Gone, Refused
@@ -63,8 +63,8 @@ def named(cids: Iterable[bytes], block: bytes) -> bytes:
 
 
 def take(store: BlockStore, cids: Sequence[bytes], blocks: Iterable[bytes]) -> None:
-    """Store blocks that came inside a message about `cids`."""
-    store.put([(named(cids, block), block) for block in blocks])
+    """Store blocks that came inside a message about `cids`; the journal's next commit sees that they are on disk."""
+    put_soon(store, [(named(cids, block), block) for block in blocks])
 
 
 def inline(store: BlockStore, task: Task, known: set[bytes]) -> tuple[bytes, ...]:

@@ -87,10 +87,16 @@ class Answer(NamedTuple):
 
 
 class Journal:
-    """Owned by one node: the home's lock sees to that. Methods that read do so at once; methods that write only note."""
+    """Owned by one node: the home's lock sees to that. Methods that read do so at once; methods that write only note.
 
-    def __init__(self, path: Path | str, offload: Offload, durable: bool = True) -> None:
+    `first` runs before a commit, off the loop: what notes speak of is on disk before they are (`blocks.settle` of the node's store).
+    """
+
+    def __init__(
+        self, path: Path | str, offload: Offload, durable: bool = True, first: Callable[[], None] = lambda: None
+    ) -> None:
         self._offload = offload
+        self._first = first
         self._notes: list[tuple[str, tuple[Any, ...]]] = []
         self._waiting: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
@@ -208,7 +214,7 @@ class Journal:
                 waiting, self._waiting = self._waiting, []
                 try:
                     await self._offload(lambda notes=notes: self._write(notes))
-                except sqlite3.Error as error:
+                except (sqlite3.Error, OSError) as error:
                     self._notes = notes + self._notes  # kept: the next commit tries again
                     refused = Refused(f"the journal cannot be written ({error}): free some disk and try again")
                     for each in waiting:
@@ -222,6 +228,7 @@ class Journal:
             self._task = None
 
     def _write(self, notes: list[tuple[str, tuple[Any, ...]]]) -> None:
+        self._first()
         with self._lock:
             try:
                 self._transact(notes)

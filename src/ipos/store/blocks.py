@@ -63,6 +63,33 @@ def put_hashed(store: BlockStore, blocks: Sequence[Block]) -> None:
         store.put(blocks)
 
 
+@runtime_checkable
+class Late(Protocol):
+    """A store that can be spared a sync for each put: many share one."""
+
+    def put_soon(self, blocks: Iterable[Block]) -> None:
+        """`put`, but on disk only when `settle` has returned: before that a crash of the machine (not of the process) may take them."""
+        ...
+
+    def settle(self) -> None:
+        """Return when all that was put soon is on disk; OSError if it cannot be, then those blocks are not to be counted on."""
+        ...
+
+
+def put_soon(store: BlockStore, blocks: Iterable[Block]) -> None:
+    """See `Late`; a store without it puts at once."""
+    if isinstance(store, Late):
+        store.put_soon(blocks)
+    else:
+        store.put(blocks)
+
+
+def settle(store: BlockStore) -> None:
+    """See `Late`."""
+    if isinstance(store, Late):
+        store.settle()
+
+
 def checked(blocks: Iterable[Block]) -> list[Block]:
     batch = list(blocks)
     for cid, block in batch:

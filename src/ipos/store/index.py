@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS blocks (cid BLOB PRIMARY KEY, pack INTEGER NOT NULL, 
                                    reference INTEGER NOT NULL, touched INTEGER NOT NULL) WITHOUT ROWID;
 """
 PAGE = 1000  # rows read at once
+FOUND = 4096  # places kept in memory
 TOUCH_S = 60  # a block that was put less than this ago is not touched anew
 WAL_BYTES = 8 << 20
 
@@ -71,6 +72,10 @@ class Index:
         self._scan = connect(path, False)  # what reads many rows does not hold up those that read one
         self._scanning = threading.Lock()
         self._names: dict[int, str] = {}
+        self._found: dict[
+            bytes, Place
+        ] = {}  # the newest finds of the process that writes: it knows when they are no more
+        self._changes = 0
 
     # ---- reads
 
@@ -83,8 +88,27 @@ class Index:
             return self._scan.execute(sql, values).fetchall()
 
     def find(self, cid: bytes) -> Place | None:
+        found = self._found.get(cid)
+        if found is not None:
+            return found
+        changes = self._changes
         rows = self._rows("SELECT pack, at, length, reference FROM blocks WHERE cid=?", cid)
-        return Place(*rows[0]) if rows else None
+        if not rows:
+            return None
+        place = Place(*rows[0])
+        if self._write is not None:
+            with self._reading:
+                if changes == self._changes:
+                    if len(self._found) >= FOUND:
+                        self._found.clear()
+                    self._found[cid] = place
+        return place
+
+    def _changed(self) -> None:
+        """A block may be elsewhere, or nowhere, from here on."""
+        with self._reading:
+            self._changes += 1
+            self._found.clear()
 
     def name(self, pack: int) -> str:
         """Of the pack's file; `FileNotFoundError` if there is none of this number any more."""
@@ -177,6 +201,7 @@ class Index:
                 ).fetchall()
                 gone += [Place(*row) for row in rows]
             self._freed(db, gone)
+        self._changed()
         return gone
 
     def drop(self, cid: bytes, place: Place) -> None:
@@ -185,6 +210,7 @@ class Index:
             done = db.execute("DELETE FROM blocks WHERE cid=? AND pack=? AND at=?", (cid, place.pack, place.at))
             if done.rowcount:
                 self._freed(db, [place])
+        self._changed()
 
     @staticmethod
     def _freed(db: sqlite3.Connection, places: Iterable[Place]) -> None:
@@ -207,6 +233,7 @@ class Index:
                     db.execute("UPDATE packs SET live=live-? WHERE id=?", (before.length, old))
             if moved:
                 db.execute("UPDATE packs SET indexed=? WHERE id=?", (indexed, moved[0][2].pack))
+        self._changed()
 
     def forget_pack(self, id: int, beyond: int = -1) -> None:
         """What the index has of a pack from that place on: the file is shorter than it was, or gone (-1)."""
@@ -221,6 +248,7 @@ class Index:
                 self._names.pop(id, None)
             else:
                 db.execute("UPDATE packs SET indexed=min(indexed, ?) WHERE id=?", (beyond, id))
+        self._changed()
 
     def close(self) -> None:
         with self._writing, self._reading, self._scanning:

@@ -126,16 +126,28 @@ class PackStore:
 
     def put_hashed(self, blocks: Sequence[Block]) -> None:
         """See `blocks.Hashed`."""
+        self._put(blocks, soon=False)
+
+    def put_soon(self, blocks: Iterable[Block]) -> None:
+        """See `blocks.Late`. The index has them at once: what a crash of the machine spoils is missing when it is read."""
+        self._put(checked(blocks), soon=True)
+
+    def settle(self) -> None:
+        """See `blocks.Late`."""
+        with self._lock:
+            self._spool.settle()
+
+    def _put(self, blocks: Sequence[Block], soon: bool) -> None:
         with self._lock:
             new = {cid: block for cid, block in blocks if self._index.find(cid) is None}
             if len(new) < len(blocks):
                 self._index.touch({cid for cid, _ in blocks} - new.keys())
             if not new:
                 return
-            self._written(self._append([(cid, block, False) for cid, block in new.items()]))
+            self._written(self._append([(cid, block, False) for cid, block in new.items()], soon))
 
-    def _append(self, records: Sequence[tuple[bytes, bytes, bool]]) -> list[Row]:
-        places = self._spool.append(records)
+    def _append(self, records: Sequence[tuple[bytes, bytes, bool]], soon: bool) -> list[Row]:
+        places = self._spool.append(records, soon)
         pack = self._own(places[0] - HEAD.size)
         return [(cid, Place(pack, at, len(body), 0)) for (cid, body, _), at in zip(records, places, strict=True)]
 
@@ -171,7 +183,9 @@ class PackStore:
         return place.length
 
     def delete(self, cids: Iterable[bytes]) -> None:
-        self._forget(self._index.remove(cids))
+        with self._lock:  # a put either sees that it is gone, or comes before
+            gone = self._index.remove(cids)
+        self._forget(gone)
 
     def __iter__(self) -> Iterator[bytes]:
         return self._index.cids()
@@ -184,7 +198,8 @@ class PackStore:
 
     def drop_idle(self, cids: Iterable[bytes], seconds: float) -> tuple[int, int]:
         """Delete those that nobody has put for so long; (blocks, bytes)."""
-        gone = self._index.remove(cids, int(time.time() - seconds))
+        with self._lock:
+            gone = self._index.remove(cids, int(time.time() - seconds))
         self._forget(gone)
         return len(gone), sum(place.length for place in gone if not place.reference)
 

@@ -126,24 +126,25 @@ class Spool:
         self._most = pack_bytes
         self._fd = -1
         self._end = 0
+        self._unsettled = False
         self.name = ""
 
-    def append(self, records: Sequence[tuple[bytes, bytes, bool]]) -> list[int]:
-        """(CID, body, whether it is a reference) on disk when this returns; where each body is in the pack `name`.
+    def append(self, records: Sequence[tuple[bytes, bytes, bool]], soon: bool = False) -> list[int]:
+        """(CID, body, whether it is a reference) on disk when this returns, or, `soon`, when `settle` does; where each body is in the pack `name`.
 
         `Refused` if the disk is full or cannot be written; then none of them is there.
         """
         try:
             if self._fd < 0 or self._end >= self._most:
                 self._open()
-            return self._append(records)
+            return self._append(records, soon)
         except OSError as error:
             if isinstance(error, Refused):
                 raise
             why = os.strerror(error.errno or 0)
             raise Refused(f"{self._directory / self.name} cannot be written: {why}", error.errno or errno.EIO) from None
 
-    def _append(self, records: Sequence[tuple[bytes, bytes, bool]]) -> list[int]:
+    def _append(self, records: Sequence[tuple[bytes, bytes, bool]], soon: bool) -> list[int]:
         start = at = self._end
         parts: list[bytes] = []
         places: list[int] = []
@@ -153,13 +154,22 @@ class Spool:
             at += HEAD.size + len(body)
         try:
             self._end = _write(self._fd, parts, start)
-            if self._sync:
+            if soon:
+                self._unsettled = True
+            elif self._sync:
                 os.fdatasync(self._fd)
+                self._unsettled = False
         except BaseException:
             self._end = start
             os.ftruncate(self._fd, start)
             raise
         return places
+
+    def settle(self) -> None:
+        """All that was appended is on disk when this returns."""
+        if self._unsettled and self._sync and self._fd >= 0:
+            os.fdatasync(self._fd)
+        self._unsettled = False
 
     def take_back(self, at: int) -> None:
         """Cut off what was appended from the record whose body is at `at`."""
@@ -207,6 +217,7 @@ class Spool:
 
     def close(self) -> None:
         if self._fd >= 0:
+            self.settle()
             os.close(self._fd)
             self._fd = -1
 

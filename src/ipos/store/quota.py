@@ -6,7 +6,8 @@ import errno
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from ipos.store.blocks import Block, BlockStore, checked, put_hashed
+from ipos.store import blocks as b
+from ipos.store.blocks import Block, BlockStore, checked
 from ipos.wire import limits
 from ipos.wire.errors import Refused
 
@@ -37,16 +38,30 @@ class QuotaStore:
     def put_hashed(self, blocks: Sequence[Block]) -> None:
         """See `blocks.Hashed`."""
         with self._lock:
-            new = {cid: len(block) for cid, block in blocks if not self._inner.has(cid)}
-            if new:
-                used, more = self._used(), sum(new.values())
-                if used + more > self._most:
-                    raise Refused(
-                        f"{more} bytes more are {used + more - self._most} over the {self._most / limits.GiB:.3g} GiB "
-                        f"({self._most} bytes) of this store: {self._remedy}",
-                        errno.EDQUOT,
-                    )
-            put_hashed(self._inner, blocks)
+            self._fits(blocks)
+            b.put_hashed(self._inner, blocks)
+
+    def put_soon(self, blocks: Iterable[Block]) -> None:
+        """See `blocks.Late`."""
+        batch = list(blocks)
+        with self._lock:
+            self._fits(batch)
+            b.put_soon(self._inner, batch)
+
+    def settle(self) -> None:
+        """See `blocks.Late`."""
+        b.settle(self._inner)
+
+    def _fits(self, blocks: Sequence[Block]) -> None:
+        new = {cid: len(block) for cid, block in blocks if not self._inner.has(cid)}
+        if new:
+            used, more = self._used(), sum(new.values())
+            if used + more > self._most:
+                raise Refused(
+                    f"{more} bytes more are {used + more - self._most} over the {self._most / limits.GiB:.3g} GiB "
+                    f"({self._most} bytes) of this store: {self._remedy}",
+                    errno.EDQUOT,
+                )
 
     def has(self, cid: bytes) -> bool:
         return self._inner.has(cid)

@@ -123,6 +123,11 @@ def main() -> None:
             out = ipos(0, "map", str(HERE / "burn.py"), "--over", over, "--json", "--fresh", "--nodes", ",".join(nodes))
             return json.loads(out.splitlines()[-1])["wall_s"]
 
+        began = time.perf_counter()
+        for _ in range(10):
+            within(groups[0], [os.path.realpath(sys._base_executable), "-c", "pass"], env)  # pyright: ignore
+        start = (time.perf_counter() - began) / 10
+        print(f"an interpreter that does nothing        {start * 1e3:6.1f} ms; joblib starts one, IPOS one a task")
         one, three = mapped("one"), mapped("one", "two", "three")
         print(f"{TASKS} tasks, joblib on one node            {joblib:6.1f} s")
         print(f"{TASKS} tasks, IPOS on one node              {one:6.1f} s")

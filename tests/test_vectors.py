@@ -380,7 +380,7 @@ def test_a_changed_format_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(AssertionError):
             test_codes()
     with monkeypatch.context() as patch:
-        patch.setattr(unixfs, "_varint", lambda n: bytes((n & 127 | 128, n >> 7)))
+        patch.setattr("ipos.store.unixfs.varint", lambda n: bytes((n & 127 | 128, n >> 7)))
         with pytest.raises(AssertionError):
             test_files(UNIXFS["files"][-1])
 

@@ -20,6 +20,7 @@ from ipos.store import adding, unixfs
 from ipos.store import cid as c
 from ipos.store.adding import Question
 from ipos.store.blocks import MemoryStore
+from ipos.store.dagpb import block_of
 from ipos.store.pack import PackStore
 from ipos.store.reading import Reader
 from ipos.wire.errors import BadRecord, Refused
@@ -176,7 +177,7 @@ def test_ranges_by_the_reader_are_those_of_the_file() -> None:
     assert Reader(store, raw).read(2, 100) == b"ort"
     assert Reader(store, raw).read(9, 100) == b""
     leaf = unixfs.add_bytes(store, b"0123456789")
-    block = unixfs._node([unixfs.Link(leaf, "", 10)], b"\x08\x02\x18\x14\x20\x14")  # it says 20
+    block = block_of([unixfs.Link(leaf, "", 10)], b"\x08\x02\x18\x14\x20\x14")  # it says 20
     store.put([(c.of_dag_pb(block), block)])
     with pytest.raises(BadRecord, match="another number of bytes"):
         Reader(store, c.of_dag_pb(block)).read(0, 15)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import MemoryStore
+from ipos.store.dagpb import block_of
 from ipos.wire.errors import BadRecord, Refused
 
 
@@ -26,7 +27,7 @@ def test_symbolic_links_travel_where_they_are_asked_for(tmp_path: Path) -> None:
     # two entries of one name cannot make a file lead out of the directory
     evil, leaf = unixfs.add_dir(store, tmp_path / "a", links=True), unixfs.add_bytes(store, b"evil")
     link = next(one for one in unixfs.entries(store, evil) if one.name == "link")
-    block = unixfs._node([link, unixfs.Link(leaf, "link", 4)], b"\x08\x01")
+    block = block_of([link, unixfs.Link(leaf, "link", 4)], b"\x08\x01")
     store.put([(c.of_dag_pb(block), block)])
     with pytest.raises(FileExistsError):
         unixfs.export(store, c.of_dag_pb(block), tmp_path / "c")
@@ -61,7 +62,7 @@ def test_directories_and_hostile_names(tmp_path: Path) -> None:
     unixfs.export(store, cid, target)
     assert sorted(path.name for path in target.rglob("*")) == ["sub", "x"]
     leaf = unixfs.add_bytes(store, b"evil")
-    block = unixfs._node([unixfs.Link(leaf, "../evil", 4)], b"\x08\x01")
+    block = block_of([unixfs.Link(leaf, "../evil", 4)], b"\x08\x01")
     store.put([(c.of_dag_pb(block), block)])
     with pytest.raises(BadRecord, match="cannot be the name"):
         unixfs.export(store, c.of_dag_pb(block), tmp_path / "c")
@@ -72,7 +73,7 @@ def test_sizes_that_lie() -> None:
     store = MemoryStore()
     leaf = unixfs.add_bytes(store, b"0123456789")
     unix = b"\x08\x02\x18\x03\x20\x03"
-    block = unixfs._node([unixfs.Link(leaf, "", 10)], unix)
+    block = block_of([unixfs.Link(leaf, "", 10)], unix)
     store.put([(c.of_dag_pb(block), block)])
     with pytest.raises(BadRecord, match="more bytes than its parent says"):
         unixfs.read(store, c.of_dag_pb(block))

@@ -13,6 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 from ipos.store import cid as c
 from ipos.store.blocks import BlockStore, Missing, put_hashed
+from ipos.store.dagpb import DIR, FILE, SYMLINK, Link, Node, block_of, parse, varint
 from ipos.wire.errors import BadRecord, Refused
 
 CHUNK = 1 << 20
@@ -21,119 +22,6 @@ DEPTH = 16  # of a file's tree: 1024**16 leaves are out of anybody's reach
 NESTED = 64  # directories
 DIRECTORY_BYTES = 256 << 10
 BATCH_BYTES = 8 << 20
-FILE, DIR, SYMLINK = 2, 1, 4
-
-
-class Link(NamedTuple):
-    cid: bytes
-    name: str
-    tsize: int
-
-
-class Node(NamedTuple):
-    """A dag-pb node: UnixFS type, total size of the file in bytes, size of each child, links, and data of its own."""
-
-    kind: int
-    size: int
-    sizes: tuple[int, ...]
-    links: tuple[Link, ...]
-    data: bytes
-
-
-# ---- protobuf, as much of it as dag-pb needs
-
-
-def _varint(n: int) -> bytes:
-    out = bytearray()
-    while n > 127:
-        out.append(n & 127 | 128)
-        n >>= 7
-    out.append(n)
-    return bytes(out)
-
-
-def _fields(body: bytes) -> Iterator[tuple[int, int | bytes]]:
-    at = 0
-    while at < len(body):
-        key, at = _read_varint(body, at)
-        if key & 7 == 0:
-            value, at = _read_varint(body, at)
-            yield key >> 3, value
-        elif key & 7 == 2:
-            length, at = _read_varint(body, at)
-            if at + length > len(body):
-                raise BadRecord("", "a dag-pb field runs over the end of its block")
-            yield key >> 3, body[at : at + length]
-            at += length
-        else:
-            raise BadRecord("", f"dag-pb wire type {key & 7} is not used in UnixFS")
-
-
-def _read_varint(body: bytes, at: int) -> tuple[int, int]:
-    n = shift = 0
-    while True:
-        if at >= len(body) or shift > 63:
-            raise BadRecord("", "a broken number in a dag-pb block")
-        n |= (body[at] & 127) << shift
-        at += 1
-        if body[at - 1] < 128:
-            return n, at
-        shift += 7
-
-
-def _link(link: Link) -> bytes:
-    name = link.name.encode()
-    body = (
-        b"\x0a"
-        + _varint(len(link.cid))
-        + link.cid
-        + b"\x12"
-        + _varint(len(name))
-        + name
-        + b"\x18"
-        + _varint(link.tsize)
-    )
-    return b"\x12" + _varint(len(body)) + body
-
-
-def _node(links: list[Link], unixfs: bytes) -> bytes:
-    return b"".join(map(_link, links)) + b"\x0a" + _varint(len(unixfs)) + unixfs
-
-
-def parse(block: bytes) -> Node:
-    """A dag-pb UnixFS node, or `BadRecord`."""
-    links: list[Link] = []
-    unixfs = b""
-    for number, value in _fields(block):
-        if number == 2 and isinstance(value, bytes):
-            cid, name, tsize = b"", "", 0
-            for n, v in _fields(value):
-                if n == 1 and isinstance(v, bytes):
-                    cid = v
-                elif n == 2 and isinstance(v, bytes):
-                    name = v.decode("utf-8", "replace")
-                elif n == 3 and isinstance(v, int):
-                    tsize = v
-            if not c.valid(cid):
-                raise BadRecord("links", "a link to something that is no CID IPOS knows")
-            links.append(Link(cid, name, tsize))
-        elif number == 1 and isinstance(value, bytes):
-            unixfs = value
-    kind, size, sizes, data = -1, 0, list[int](), b""
-    for number, value in _fields(unixfs):
-        if number == 1 and isinstance(value, int):
-            kind = value
-        elif number == 2 and isinstance(value, bytes):
-            data = value
-        elif number == 3 and isinstance(value, int):
-            size = value
-        elif number == 4 and isinstance(value, int):
-            sizes.append(value)
-    if kind not in (FILE, DIR, SYMLINK):
-        raise BadRecord("", f"UnixFS type {kind} is not served (files, symbolic links and plain directories are)")
-    if kind == FILE and len(sizes) != len(links):
-        raise BadRecord("", "a file's node with as many sizes as links was expected")
-    return Node(kind, size, tuple(sizes), tuple(links), data)
 
 
 # ---- in
@@ -181,8 +69,8 @@ class _Kid(NamedTuple):
 
 def _parent(kids: list[_Kid], out: Writer) -> _Kid:
     size = sum(kid.size for kid in kids)
-    unixfs = b"\x08\x02\x18" + _varint(size) + b"".join(b"\x20" + _varint(kid.size) for kid in kids)
-    block = _node([Link(kid.cid, "", kid.tsize) for kid in kids], unixfs)
+    unixfs = b"\x08\x02\x18" + varint(size) + b"".join(b"\x20" + varint(kid.size) for kid in kids)
+    block = block_of([Link(kid.cid, "", kid.tsize) for kid in kids], unixfs)
     cid = c.of_dag_pb(block)
     out.put(cid, block)
     return _Kid(cid, len(block) + sum(kid.tsize for kid in kids), size)
@@ -259,8 +147,8 @@ def add_dir(store: BlockStore, path: Path, links: bool = False) -> bytes:
 
 def _symlink(target: str, out: Writer) -> _Kid:
     text = os.fsencode(target)
-    unixfs = b"\x08\x04\x12" + _varint(len(text)) + text
-    block = _node([], unixfs)
+    unixfs = b"\x08\x04\x12" + varint(len(text)) + text
+    block = block_of([], unixfs)
     cid = c.of_dag_pb(block)
     out.put(cid, block)
     return _Kid(cid, len(block), 0)
@@ -310,7 +198,7 @@ def _dir(
                 left_out(entry.path)
                 continue
             links.append(Link(kid.cid, entry.name, kid.tsize))
-    block = _node(links, b"\x08\x01")
+    block = block_of(links, b"\x08\x01")
     if len(block) > DIRECTORY_BYTES:
         raise Refused(f"{path}: {len(links)} entries are more than one directory block holds; use subdirectories")
     cid = c.of_dag_pb(block)

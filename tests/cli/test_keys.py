@@ -122,6 +122,7 @@ def test_homes_of_before_are_taken_over(machines: Make) -> None:
     old = desk.home / "keys" / "account"
     old.write_text(key.hex() + "\n")
     old.chmod(0o644)
+    (desk.home / "format").unlink()
     assert "chmod 600" in desk.refused("up")
     assert old.read_text() == key.hex() + "\n"
     old.chmod(0o600)

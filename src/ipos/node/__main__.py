@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import logging.handlers
 import sys
 
+from ipos.node import logs
 from ipos.node.home import Home
+from ipos.node.lag import Watched
 from ipos.node.parts import serve
 from ipos.vm.sandbox.namespace import harden
 
@@ -20,14 +21,18 @@ def main() -> int:
     try:
         home.create()
         home.lock()
+        home.upgrade()
+        settings = home.settings()
+        files = logs.begin(home.log, settings.log_bytes)
     except OSError as error:
         print(f"ipos: {error}", file=sys.stderr)
+        home.unlock()
         return 1
-    handler = logging.handlers.RotatingFileHandler(home.path / "log", maxBytes=4 << 20, backupCount=2)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", handlers=[handler])
     harden()
+    watched = Watched()
     try:
-        asyncio.run(serve(home))
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(watched)) as runner:
+            runner.run(serve(home, settings, files, watched))
     except OSError as error:
         log.exception("the node cannot run")
         print(f"ipos: {error}", file=sys.stderr)

@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING
 from ipos.identity.agent import Agent
 from ipos.identity.machine_id import machine_id
 from ipos.identity.machines import Machine
+from ipos.node.config import Config
 from ipos.node.daemon import Node
-from ipos.node.home import Home, Settings, runtime_root
+from ipos.node.home import Home, runtime_root
 from ipos.node.identity import first_list, identity
 from ipos.node.ipfs import Ipfs
+from ipos.node.lag import Watched, timer
+from ipos.node.logs import LogFiles
 from ipos.node.machine import MachineLoad, measure_speed
+from ipos.node.settings import Settings
 from ipos.node.storefs import REMEDY, StoreFiles
 from ipos.pool.journal import Journal
 from ipos.pool.native.executor import NativeExecutor
@@ -42,11 +46,11 @@ LISTEN = {
 }
 
 
-async def opened(home: Home, settings: Settings, stack: AsyncExitStack) -> tuple[Node, Netd]:
+async def opened(home: Home, config: Config, stack: AsyncExitStack) -> tuple[Node, Netd]:
     """A node over the home's own parts, each of which `stack` closes; nothing of it goes on by itself yet."""
     from ipos.net.netd import Netd
 
-    thread = asyncio.to_thread
+    settings, thread = config.now, asyncio.to_thread
     clock = SystemClock()
     run, stored, account = await thread(identity, home)
     agent = Agent(home.path / "keys", account, clock, thread)
@@ -57,7 +61,7 @@ async def opened(home: Home, settings: Settings, stack: AsyncExitStack) -> tuple
     journal = await thread(Journal, home.path / "journal.sqlite", thread, True, lambda: settle(store))
     stack.callback(journal.close)
     computer = machine_id(home.path)
-    load = MachineLoad(settings.cores, settings.native, computer)
+    load = MachineLoad(lambda: config.now, computer)
     pins = await thread(Pins, home.path / "store" / "pins.sqlite", store, packs.age)
     stack.callback(pins.close)
     executor = NativeExecutor(
@@ -84,17 +88,22 @@ async def opened(home: Home, settings: Settings, stack: AsyncExitStack) -> tuple
     node.trees.watch(members)
     node.trees.mount_net(net)
     node.trees.native = executor
+    node.trees.mount_machine(config, load)
+    load.parents = lambda: [pid for pid in (executor.pid, executor.engine.workers.pid) if pid]
+    config.changed.append(node.holding.offer_anew)
     files = StoreFiles(node, packs, most)
     node.trees.mount_store(Ipfs(node, CacheStore(store, node.fetched(asyncio.get_running_loop()))), files)
     node.spawn(files.watch())
     return node, net
 
 
-async def serve(home: Home) -> None:
+async def serve(home: Home, settings: Settings, files: LogFiles, watched: Watched) -> None:
     """Run the node of a home until it is told to stop. `Refused`: what ended it, if nobody told it to."""
-    settings = home.settings()
+    config = Config(home.toml, settings, asyncio.to_thread)
     async with AsyncExitStack() as stack:
-        node, net = await opened(home, settings, stack)
+        node, net = await opened(home, config, stack)
+        node.trees.mount_log(files, watched)
+        node.spawn(timer(watched))
 
         def door() -> ServerProtocol:
             return ServerProtocol(node.trees.attach, node.me, node.trees.left)

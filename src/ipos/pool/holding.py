@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import logging
 import os
 from collections.abc import Coroutine
@@ -44,6 +45,11 @@ class Load(Protocol):
 
     @property
     def slots(self) -> int: ...
+
+    @property
+    def declined(self) -> str:
+        """Why no native program may run here, "" if one may."""
+        ...
 
     def figures(self, busy: int) -> dict[str, Any]:
         """The fields of a beat: cores, slots, said, speed, memory_free, memory_total, foreign, platform, declined."""
@@ -103,6 +109,8 @@ class Holding:
             return self.name(self.leases[key])
         if len(self.leases) >= limits.leases_per_node:
             raise Refused(f"this node holds {len(self.leases)} leases already, the most is {limits.leases_per_node}")
+        if self.load.declined and not deal.task.in_engine:
+            raise Refused(f"{self.load.declined}: run it with --wasm, or on another machine", errno.EACCES)
         highest = self._epochs.get((caller.node, deal.job), 0)
         if deal.epoch < highest:
             raise Refused(f"job {deal.job} has a newer coordinator (epoch {highest}, this deal says {deal.epoch})")
@@ -224,6 +232,17 @@ class Holding:
                     self._turns()
                 case _:
                     pass
+
+    def offer_anew(self) -> None:
+        """The owner gives more or less than before: coordinators hear it at once. What runs goes on; what waits for a slot goes back if
+        none is given any more."""
+        if self.load.slots == 0:
+            for held in [held for held in self.leases.values() if isinstance(held.state, h.Queued)]:
+                reason = "its owner gives no processor to tasks now"
+                held.outcome = {"event": "declined", "lease": held.deal.id, "reason": reason}
+                self._step(held, h.Exited(self.clock.now()))
+        self.beat()
+        self._turns()
 
     def _turns(self) -> None:
         if self._closing:

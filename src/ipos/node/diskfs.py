@@ -33,6 +33,18 @@ class Disks(Dir):
         disk = self._config.now.disk.get(name)
         if disk is None:
             return await super().walk(name)
+        try:
+            return await self.opened(name, disk)
+        except Refused as refused:  # a walk that falls short says nothing in 9P; an open does
+            if refused.errno != errno.ENODEV:
+                raise
+            return self._shown.setdefault(name, _Shown(self, name))
+
+    async def opened(self, name: str, disk: Disk | None = None) -> File:
+        """The directory itself; `Refused` (ENODEV) if it is not there now."""
+        disk = disk or self._config.now.disk.get(name)
+        if disk is None:
+            raise Refused(f"/disk/{name} is shown no more", errno.ENOENT)
         return await asyncio.to_thread(self._open, name, disk)
 
     def _open(self, name: str, disk: Disk) -> File:
@@ -41,7 +53,7 @@ class Disks(Dir):
             found = local(Path(disk.path))
         except OSError as error:
             why = os.strerror(error.errno or 0)
-            raise Refused(f"/disk/{name} shows {disk.path}, which is not there now: {why}", error.errno or 0) from None
+            raise Refused(f"/disk/{name} shows {disk.path}, which is not there now: {why}", errno.ENODEV) from None
         return read_only(found) if disk.ro else found
 
     def _harmless(self, path: str) -> None:
@@ -72,7 +84,7 @@ class Disks(Dir):
                 disk = disk_of(name, Disk(path, bool(rest)), self._home / "ipos.toml")
                 if name in self._config.now.disk:
                     raise Refused(f"/disk/{name} shows {self._config.now.disk[name].path} already: rm {name} first")
-                await asyncio.to_thread(self._open, name, disk)
+                await self.opened(name, disk)
                 await self._config.change({}, {name: disk})
             case ["rm", name]:
                 if name not in self._config.now.disk:
@@ -86,7 +98,7 @@ class Disks(Dir):
 
 
 class _Shown(Directory):
-    """An entry of the listing, opened when somebody wants more than its name."""
+    """A name, opened when somebody wants more of it; and what a directory is that is not there."""
 
     def __init__(self, disks: Disks, name: str) -> None:
         self._disks, self._name = disks, name
@@ -94,12 +106,12 @@ class _Shown(Directory):
 
     async def attr(self) -> Attr:
         try:
-            return await (await self._disks.walk(self._name)).attr()
+            return await (await self._disks.opened(self._name)).attr()
         except Refused:
             return Attr(0o040000)  # not there now: a listing is not spoiled by it
 
     async def walk(self, name: str) -> File:
-        return await (await self._disks.walk(self._name)).walk(name)
+        return await (await self._disks.opened(self._name)).walk(name)
 
     async def open(self, caller: Caller, flags: int) -> Handle:
-        return await (await self._disks.walk(self._name)).open(caller, flags)
+        return await (await self._disks.opened(self._name)).open(caller, flags)

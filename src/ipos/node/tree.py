@@ -11,7 +11,7 @@ import msgspec
 
 from ipos.identity.machines import MachineList
 from ipos.node import doctor
-from ipos.node.config import Config
+from ipos.node.config import Config, owner
 from ipos.node.devfs import dev_dir
 from ipos.node.diskfs import Disks
 from ipos.node.handover import HandOvers, marks
@@ -115,8 +115,7 @@ class Trees:
     # ---- files
 
     def _ctl(self, caller: Caller, line: str) -> None:
-        if not caller.local:
-            raise Refused("a node is told to stop on its own socket only", errno.EPERM)
+        owner(caller, "a node is told to stop")
         if line.split() == ["down"]:
             self.node.stopping.set()
         elif line.strip():

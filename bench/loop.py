@@ -52,7 +52,11 @@ def measure(tasks: int, mib: int, functions: int) -> dict[str, object]:
 
     def start(*arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [str(IPOS), *arguments], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [str(IPOS), *arguments],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
 
     try:
@@ -68,7 +72,16 @@ def measure(tasks: int, mib: int, functions: int) -> dict[str, object]:
         at_start = json.loads(ipos("status", "--json"))
         began = time.monotonic()
         beside = [start("add", str(scratch / "big")), start("run", "--wasm", str(scratch / "large.wasm"))]
-        mapped = ipos("map", shutil.which("cat") or "/bin/cat", "--over", str(data / "*"), "--fresh", "--json", "--out", str(scratch / "out"))
+        mapped = ipos(
+            "map",
+            shutil.which("cat") or "/bin/cat",
+            "--over",
+            str(data / "*"),
+            "--fresh",
+            "--json",
+            "--out",
+            str(scratch / "out"),
+        )
         ended = [process.wait() for process in beside]
         took = time.monotonic() - began
         done = json.loads(mapped.splitlines()[-1])

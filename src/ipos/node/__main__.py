@@ -32,6 +32,10 @@ def main() -> int:
     watched = Watched()
     try:
         with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(watched)) as runner:
+            if sys.version_info < (3, 12):  # as later versions do by themselves: no thread for each child
+                watcher = asyncio.PidfdChildWatcher()
+                watcher.attach_loop(runner.get_loop())
+                asyncio.set_child_watcher(watcher)
             runner.run(serve(home, settings, files, watched))
     except OSError as error:
         log.exception("the node cannot run")

@@ -63,7 +63,8 @@ class Watched(selectors.DefaultSelector):
         super().__init__()
         self.lag = Lag()
         self.bad = 0
-        self._began: float | None = None  # of the turn that is under way
+        self._began: float | None = None  # of the turn that is under way,
+        self._spent = 0.0  # and the processor's time at its beginning
         self._seen = ""
         self._blamed = -math.inf  # when a turn was last found too long
         self._thread = threading.get_ident()
@@ -80,10 +81,10 @@ class Watched(selectors.DefaultSelector):
             self.lag.add(took)
             if took > limits.lag_bad_s:
                 self._blamed = time.monotonic()
-                self._say(took, "the loop was blocked", self._seen)
+                self._say(took, "the loop was blocked", self._seen, time.thread_time() - self._spent)
             self._seen = ""
         found = super().select(timeout)
-        self._began = time.monotonic()
+        self._began, self._spent = time.monotonic(), time.thread_time()
         if self._asleep.is_set():
             self._asleep.clear()
             self._wake.set()
@@ -95,9 +96,11 @@ class Watched(selectors.DefaultSelector):
         if seconds > limits.lag_bad_s and time.monotonic() - self._blamed > seconds + TIMER_S:
             self._say(seconds, "a timer came late, no turn of the loop was to blame: other threads, or a busy machine")
 
-    def _say(self, seconds: float, words: str, seen: str = "") -> None:
+    def _say(self, seconds: float, words: str, seen: str = "", spent: float | None = None) -> None:
+        """`spent`: seconds of processor; far less than the lag means that it waited, for a disk or for its turn on a busy machine."""
         self.bad += 1
-        log.warning(words, extra={"lag_ms": round(seconds * 1e3), **({"stack": seen} if seen else {})})
+        more = {"cpu_ms": round(spent * 1e3)} if spent is not None else {}
+        log.warning(words, extra={"lag_ms": round(seconds * 1e3), **more, **({"stack": seen} if seen else {})})
 
     def _watch(self) -> None:
         """Sees, while a turn lasts, where it is; what it sees is kept for the turn's end, or said if there is none for a second."""

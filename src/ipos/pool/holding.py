@@ -91,6 +91,7 @@ class Holding:
         self.receipts = receipts
         self.offering = Offering(store, holds, receipts, offload, self._tell, self._spawn)
         self._pinning = pinning
+        self._offload = offload
         self._closing = False
 
     # ---- what the tree calls
@@ -101,7 +102,7 @@ class Holding:
             self._events[caller.node] = Events(lambda: self._snapshot(caller.node))
         return self._events[caller.node]
 
-    def deal(self, caller: Caller, message: bytes) -> str:
+    async def deal(self, caller: Caller, message: bytes) -> str:
         """A Deal record. The answer is the lease's directory in /proc. Dealing a lease again that is held changes nothing."""
         deal = decode(Deal, message)
         key = (caller.node, deal.id)
@@ -116,7 +117,10 @@ class Holding:
             raise Refused(f"job {deal.job} has a newer coordinator (epoch {highest}, this deal says {deal.epoch})")
         self._epochs[caller.node, deal.job] = deal.epoch
         before = [c.parse(deal.ext["receipt"])] if "receipt" in deal.ext else []
-        data.take(self.store, [*data.roots(deal.task), *before], deal.blocks)
+        if deal.blocks:  # off the loop: the store may be waiting for the disk
+            await self._offload(lambda: data.take(self.store, [*data.roots(deal.task), *before], deal.blocks))
+        if key in self.leases:  # it was dealt twice, and the other came first
+            return self.name(self.leases[key])
         held = Held(caller.node, deal, self.clock.now())
         self.leases[key] = held
         self._tell(held, {"event": "lease", "lease": deal.id, "state": "queued"})

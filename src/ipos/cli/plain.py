@@ -93,7 +93,7 @@ async def status(arguments: Arguments) -> int:
 
 async def doctor(arguments: Arguments) -> int:
     """1 if something that is needed is missing."""
-    async with node() as client:
+    async with node(make=True) as client:
         seen = await rows(client, "/doctor")
     for row in seen:
         mend = f" (to mend: {row['fix']})" if row["fix"] else ""

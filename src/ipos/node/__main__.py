@@ -1,4 +1,4 @@
-"""`python -m ipos.node` runs the node of $IPOS_HOME."""
+"""`python -m ipos.node` runs the node of $IPOS_HOME; with `--private` one that is there for a command, which ends it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ log = logging.getLogger("ipos.node")
 
 def main() -> int:
     """Exit status 0 when told to stop, 1 with a sentence on stderr when it cannot run."""
+    private = "--private" in sys.argv[1:]
     home = Home()
     try:
         home.create()
@@ -36,7 +37,7 @@ def main() -> int:
                 watcher = asyncio.PidfdChildWatcher()
                 watcher.attach_loop(runner.get_loop())
                 asyncio.set_child_watcher(watcher)
-            runner.run(serve(home, settings, files, watched))
+            runner.run(serve(home, settings, files, watched, private))
     except OSError as error:
         log.exception("the node cannot run")
         print(f"ipos: {error}", file=sys.stderr)

@@ -46,7 +46,7 @@ LISTEN = {
 }
 
 
-async def opened(home: Home, config: Config, stack: AsyncExitStack) -> tuple[Node, Netd]:
+async def opened(home: Home, config: Config, stack: AsyncExitStack, private: bool) -> tuple[Node, Netd]:
     """A node over the home's own parts, each of which `stack` closes; nothing of it goes on by itself yet."""
     from ipos.net.netd import Netd
 
@@ -69,10 +69,12 @@ async def opened(home: Home, config: Config, stack: AsyncExitStack) -> tuple[Nod
     )
     stack.push_async_callback(executor.close)
     members: set[str] = set()
-    listen = journal.meta(f"listen-{settings.listen}")
+    alone = private and (stored is None or len(stored.machines) < 2)  # nobody waits for it
+    where = "local" if alone else settings.listen
+    listen = None if alone else journal.meta(f"listen-{where}")
     net = Netd(
-        key=home.path / "keys" / "transport", run_dir=home.run_dir, mdns=settings.listen == "lan", store=store,
-        listen=json.loads(listen) if listen else LISTEN[settings.listen], may=lambda peer, cid: pins.may(cid, peer in members),
+        key=home.path / "keys" / "transport", run_dir=home.run_dir, mdns=where == "lan", store=store,
+        listen=json.loads(listen) if listen else LISTEN[where], may=lambda peer, cid: pins.may(cid, peer in members),
     )  # fmt: skip
     stack.push_async_callback(net.close)
     _, _, load.speed, _ = await asyncio.gather(executor.open(), net.start(), thread(measure_speed), agent.load(account))
@@ -82,7 +84,8 @@ async def opened(home: Home, config: Config, stack: AsyncExitStack) -> tuple[Nod
         home=home.path, name=settings.name, run_key=run, agent=agent, mine=mine, machine=computer, clock=clock, net=net,
         store=store, journal=journal, executor=executor, load=load, pins=pins, offload=thread,
     )  # fmt: skip
-    if settings.listen == "local":  # the same ports next time: peers find us where we were
+    node.private = alone
+    if where == "local" and not alone:  # the same ports next time: peers find us where we were
         journal.note("listen-local", json.dumps(net.addresses()))
     await thread(node.images.open)
     node.trees.watch(members)
@@ -97,11 +100,11 @@ async def opened(home: Home, config: Config, stack: AsyncExitStack) -> tuple[Nod
     return node, net
 
 
-async def serve(home: Home, settings: Settings, files: LogFiles, watched: Watched) -> None:
+async def serve(home: Home, settings: Settings, files: LogFiles, watched: Watched, private: bool) -> None:
     """Run the node of a home until it is told to stop. `Refused`: what ended it, if nobody told it to."""
     config = Config(home.toml, settings, asyncio.to_thread)
     async with AsyncExitStack() as stack:
-        node, net = await opened(home, config, stack)
+        node, net = await opened(home, config, stack, private)
         node.trees.mount_log(files, watched)
         node.spawn(timer(watched))
 
@@ -112,9 +115,10 @@ async def serve(home: Home, settings: Settings, files: LogFiles, watched: Watche
         if settings.tcp:
             servers.append(await serve_tcp(settings.tcp, door))
         node.start()
-        (home.run_dir / "where").write_text(
-            json.dumps({"pid": os.getpid(), "peer": net.peer, "addresses": net.addresses()})
-        )
+        if not node.private:
+            (home.run_dir / "where").write_text(
+                json.dumps({"pid": os.getpid(), "peer": net.peer, "addresses": net.addresses()})
+            )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, node.stopping.set)

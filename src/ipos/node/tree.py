@@ -132,6 +132,7 @@ class Trees:
         return {
             "name": node.name,
             "state": "up",
+            "private": node.private,
             "pid": os.getpid(),
             "peer": node.net.peer,
             "account": node.mine.account,

@@ -59,7 +59,9 @@ async def node(own: bool = True, make: bool = False) -> AsyncGenerator[Client]:
         if not own:
             raise Gone("no node is up: ipos up starts one") from None
         if not make and not home.there:
-            raise Refused(f"{home.path} is no home of a node: ipos up makes one there, IPOS_HOME names another") from None
+            raise Refused(
+                f"{home.path} is no home of a node: ipos up makes one there, IPOS_HOME names another"
+            ) from None
         await begin(home, private=True)
         started = True
         client = await connect_unix(home.socket)

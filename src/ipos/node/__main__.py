@@ -36,7 +36,7 @@ def main() -> int:
             if sys.version_info < (3, 12):  # as later versions do by themselves: no thread for each child
                 watcher = asyncio.PidfdChildWatcher()
                 watcher.attach_loop(runner.get_loop())
-                asyncio.set_child_watcher(watcher)
+                asyncio.set_child_watcher(watcher)  # pyright: ignore[reportDeprecated]
             runner.run(serve(home, settings, files, watched, private))
     except OSError as error:
         log.exception("the node cannot run")

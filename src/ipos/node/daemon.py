@@ -136,7 +136,9 @@ class Node:
 
     def _may_invite(self) -> None:
         if self.private:
-            raise Refused("a command started this node for itself, on this machine only: ipos down, ipos up, then invite")
+            raise Refused(
+                "a command started this node for itself, on this machine only: ipos down, ipos up, then invite"
+            )
         if not self.agent.here:
             holder = self.mine.machines[0].name
             raise Refused(f"the account's key is on {holder}: run ipos invite there")

@@ -7,8 +7,11 @@ import json
 import logging
 import os
 import signal
+import sqlite3
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from ipos.identity.agent import Agent
 from ipos.identity.machine_id import machine_id
@@ -39,11 +42,22 @@ if TYPE_CHECKING:
     from ipos.net.netd import Netd
 
 log = logging.getLogger("ipos.node")
+T = TypeVar("T")
 
 LISTEN = {
     "lan": ("/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1", "/ip6/::/tcp/0", "/ip6/::/udp/0/quic-v1"),
     "local": ("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"),
 }
+
+
+def _whole(path: Path, open_: Callable[[], T], lost: str) -> T:
+    """A database of the home. `Refused` if it is damaged, with what is `lost` without it."""
+    try:
+        return open_()
+    except sqlite3.DatabaseError as error:
+        raise Refused(
+            f"{path} is damaged ({error}): put it back from a copy of the home, or move it away; {lost}; nothing was changed"
+        ) from None
 
 
 async def opened(home: Home, config: Config, stack: AsyncExitStack, private: bool) -> tuple[Node, Netd]:
@@ -58,11 +72,15 @@ async def opened(home: Home, config: Config, stack: AsyncExitStack, private: boo
     stack.callback(packs.close)
     most = settings.store_bytes
     store = QuotaStore(packs, most, packs.used, REMEDY) if most else packs
-    journal = await thread(Journal, home.path / "journal.sqlite", thread, True, lambda: settle(store))
+    path = home.path / "journal.sqlite"
+    journal = await thread(
+        _whole, path, lambda: Journal(path, thread, True, lambda: settle(store)), "jobs are forgotten then"
+    )
     stack.callback(journal.close)
     computer = machine_id(home.path)
     load = MachineLoad(lambda: config.now, computer)
-    pins = await thread(Pins, home.path / "store" / "pins.sqlite", store, packs.age)
+    kept = home.path / "store" / "pins.sqlite"
+    pins = await thread(_whole, kept, lambda: Pins(kept, store, packs.age), "what is kept has to be pinned anew then")
     stack.callback(pins.close)
     executor = NativeExecutor(
         home=home.path, hidden=(runtime_root(),), store=store, holds=Holds(pins), clock=clock, key=run

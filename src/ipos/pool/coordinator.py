@@ -28,10 +28,11 @@ from ipos.pool.receipt import Receipts
 from ipos.pool.records import Deal, Result
 from ipos.pool.records import Task as TaskRecord
 from ipos.pool.saves import Holds, Save
+from ipos.pool.taking import Taking
 from ipos.store import cid as c
-from ipos.store.blocks import BlockStore, put_soon
+from ipos.store.blocks import BlockStore
 from ipos.wire.clock import Clock
-from ipos.wire.errors import Refused
+from ipos.wire.errors import BadRecord, Refused
 from ipos.wire.record import decode
 
 log = logging.getLogger("ipos.coordinator")
@@ -69,6 +70,7 @@ class Coordinator:
         self.members: dict[str, Member] = {}
         self.trouble = ""  # the sentence of what keeps the coordinator from going on, for /status
         self._deliver = deliver
+        self._taking = Taking(store, receipts, offload, clock)
         self._leases: dict[str, tuple[Job, Row]] = {}
         self._decided: list[Decided] = []
         self._dealing = Dealing(self.jobs, self.members, self._leases, self._apply, self._count, clock)
@@ -433,26 +435,8 @@ class Coordinator:
         """A holder has a newer save. It may offer the next one when this one is here, or of no use."""
         id: str = event["lease"]
         if (found := self._leases.get(id)) is not None:
-            await self.keeping.keep(*found, self._signed_save(member, found[1], event), member.node)
+            await self.keeping.keep(*found, await self._taking.save(event, found[1].cid, member.node), member.node)
         member.tell(f"kept {id}")
-
-    def _signed_save(self, member: Member, row: Row, event: dict[str, Any]) -> Save:
-        """What an event offers. A receipt that is none is left away: the save is of use all the same, by its own root."""
-        receipt = self._receipt(event, row.cid, None, member.node)
-        return Save(c.parse(event["save"]), event["work"], receipt)
-
-    def _receipt(self, event: dict[str, Any], task: bytes, result: bytes | None, node: str) -> bytes | None:
-        """The CID of the receipt in an event, which is in the store then; None if there is none that can be believed."""
-        if not event.get("receipt"):
-            return None
-        try:
-            body, machines = (base64.b64decode(event[key]) for key in ("receipt", "machines"))
-            blocks = self.receipts.accept(body, machines, task, result, node)
-        except OSError as error:
-            log.warning("the receipt of %s for %s: %s", node, event["lease"], error)
-            return None
-        put_soon(self.store, blocks)
-        return blocks[0][0]
 
     async def _stopped(self, member: Member, event: dict[str, Any]) -> None:
         """A holder has stopped a task on its owner's word."""
@@ -462,7 +446,7 @@ class Coordinator:
         self._fetching.add(id)
         try:
             if (found := self._leases.get(id)) is not None and event["save"] is not None:
-                await self.keeping.keep(*found, self._signed_save(member, found[1], event), member.node)
+                await self.keeping.keep(*found, await self._taking.save(event, found[1].cid, member.node), member.node)
         finally:
             self._fetching.discard(id)
         self._of_lease(id, l.GivenBack(self.clock.now(), "stopped by its owner", False))
@@ -495,25 +479,25 @@ class Coordinator:
         if result.task != row.cid:
             self._of_lease(id, l.GivenBack(self.clock.now(), "it answered with the result of another task", True))
             return
-        data.take(self.store, data.results(result), (base64.b64decode(block) for block in event["blocks"]))
-        if all(data.complete(self.store, cid) for cid in data.results(result)):
-            self._resulted(member, job, row, event, result)
-            return
         self._fetching.add(id)
         self._spawn(self._bring(member, job, row, event, result))
 
     async def _bring(self, member: Member, job: Job, row: Row, event: dict[str, Any], result: Result) -> None:
         id: str = event["lease"]
         try:
-            for cid in data.results(result):
+            receipt, complete = await self._taking.result(event, result, lambda text: job.say(row, text))
+            for cid in data.results(result) if not complete else ():
                 await data.bring(self.store, cid, self.fetch, (member.node,), self.clock)
+        except BadRecord as error:
+            self._of_lease(id, l.GivenBack(self.clock.now(), f"its result is none: {error}", True))
+            return
         except OSError as error:
             log.warning("result of %s on %s: %s", id, member.name, error)
             job.say(row, f"its result could not be fetched: {error}")
             return
         finally:
             self._fetching.discard(id)
-        self._resulted(member, job, row, event, result)
+        self._resulted(member, job, row, event, result, receipt)
 
     def _of_id(self, id: str) -> tuple[Job, Row] | None:
         """The task of a lease that was given up: first result wins."""
@@ -523,11 +507,12 @@ class Coordinator:
             return None
         return job, job.rows[int(parts[1])]
 
-    def _resulted(self, member: Member, job: Job, row: Row, said: dict[str, Any], result: Result) -> None:
+    def _resulted(
+        self, member: Member, job: Job, row: Row, said: dict[str, Any], result: Result, receipt: bytes | None
+    ) -> None:
+        """All of it is in the store."""
         id: str = said["lease"]
         cid, body = data.record_block(result)
-        put_soon(self.store, [(cid, body)])
-        receipt = self._receipt(said, row.cid, cid, result.node)
         self._pinning.result(job.id, cid, result, receipt)
         own = result.ext.get("verified", verified.RECEIPT)  # the word of a machine of this account
         level = verified.NONE if receipt is None else own

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import logging
 import os
 from collections.abc import Coroutine
@@ -44,6 +45,11 @@ class Load(Protocol):
 
     @property
     def slots(self) -> int: ...
+
+    @property
+    def declined(self) -> str:
+        """Why no native program may run here, "" if one may."""
+        ...
 
     def figures(self, busy: int) -> dict[str, Any]:
         """The fields of a beat: cores, slots, said, speed, memory_free, memory_total, foreign, platform, declined."""
@@ -85,6 +91,7 @@ class Holding:
         self.receipts = receipts
         self.offering = Offering(store, holds, receipts, offload, self._tell, self._spawn)
         self._pinning = pinning
+        self._offload = offload
         self._closing = False
 
     # ---- what the tree calls
@@ -95,7 +102,7 @@ class Holding:
             self._events[caller.node] = Events(lambda: self._snapshot(caller.node))
         return self._events[caller.node]
 
-    def deal(self, caller: Caller, message: bytes) -> str:
+    async def deal(self, caller: Caller, message: bytes) -> str:
         """A Deal record. The answer is the lease's directory in /proc. Dealing a lease again that is held changes nothing."""
         deal = decode(Deal, message)
         key = (caller.node, deal.id)
@@ -103,12 +110,17 @@ class Holding:
             return self.name(self.leases[key])
         if len(self.leases) >= limits.leases_per_node:
             raise Refused(f"this node holds {len(self.leases)} leases already, the most is {limits.leases_per_node}")
+        if self.load.declined and not deal.task.in_engine:
+            raise Refused(f"{self.load.declined}: run it with --wasm, or on another machine", errno.EACCES)
         highest = self._epochs.get((caller.node, deal.job), 0)
         if deal.epoch < highest:
             raise Refused(f"job {deal.job} has a newer coordinator (epoch {highest}, this deal says {deal.epoch})")
         self._epochs[caller.node, deal.job] = deal.epoch
         before = [c.parse(deal.ext["receipt"])] if "receipt" in deal.ext else []
-        data.take(self.store, [*data.roots(deal.task), *before], deal.blocks)
+        if deal.blocks:  # off the loop: the store may be waiting for the disk
+            await self._offload(lambda: data.take(self.store, [*data.roots(deal.task), *before], deal.blocks))
+        if key in self.leases:  # it was dealt twice, and the other came first
+            return self.name(self.leases[key])
         held = Held(caller.node, deal, self.clock.now())
         self.leases[key] = held
         self._tell(held, {"event": "lease", "lease": deal.id, "state": "queued"})
@@ -224,6 +236,17 @@ class Holding:
                     self._turns()
                 case _:
                     pass
+
+    def offer_anew(self) -> None:
+        """The owner gives more or less than before: coordinators hear it at once. What runs goes on; what waits for a slot goes back if
+        none is given any more."""
+        if self.load.slots == 0:
+            for held in [held for held in self.leases.values() if isinstance(held.state, h.Queued)]:
+                reason = "its owner gives no processor to tasks now"
+                held.outcome = {"event": "declined", "lease": held.deal.id, "reason": reason}
+                self._step(held, h.Exited(self.clock.now()))
+        self.beat()
+        self._turns()
 
     def _turns(self) -> None:
         if self._closing:

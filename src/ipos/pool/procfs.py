@@ -41,7 +41,7 @@ def proc_dir(holding: Holding) -> Dir:
 
     async def deal(caller: Caller, message: bytes) -> str:
         _own(caller)
-        return holding.deal(caller, message) + "\n"
+        return await holding.deal(caller, message) + "\n"
 
     async def ctl(caller: Caller, line: str) -> None:
         _own(caller)

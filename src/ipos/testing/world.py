@@ -161,6 +161,10 @@ class SleepLoad:
     def slots(self) -> int:
         return self._site.slots
 
+    @property
+    def declined(self) -> str:
+        return ""
+
     def figures(self, busy: int) -> dict[str, Any]:
         site = self._site
         return {

@@ -6,6 +6,11 @@ KiB = 1 << 10
 MiB = 1 << 20
 GiB = 1 << 30
 
+# the node
+log_least_bytes = 64 * KiB  # of a log file; ipos.toml says when the next is begun
+log_line_bytes = 16 * KiB  # of one event; what is longer is cut
+lag_bad_s = 0.05  # a loop that does not look for work for so long is written down, with what it did
+
 # records
 record_bytes = 1 * MiB
 record_depth = 32

@@ -38,3 +38,14 @@ def duration(text: str) -> float:
     if found is None:
         raise Refused(f"{text!r} is not a time (a number, with one of ms, s, m, h, d)")
     return float(found[1]) * {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}[found[2]]
+
+
+SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(?:([KMGT])(?:iB)?)?")
+
+
+def size(text: str) -> int:
+    """Bytes of "512M", "8G", "1.5T" (powers of 1024); a bare number is in bytes."""
+    found = SIZE.fullmatch(text)
+    if found is None:
+        raise Refused(f"{text!r} is not a size (a number, with one of K, M, G, T)")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))

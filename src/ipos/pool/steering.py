@@ -46,7 +46,16 @@ class Steering:
     # ---- one line of a ctl file
 
     async def task(self, job: Job, row: Row, line: str, local: bool) -> None:
-        """A line of /job/<n>/<i>/ctl. `local`: it came over the node's own socket."""
+        """A line of /job/<n>/<i>/ctl, which a crash does not undo. `local`: it came over the node's own socket."""
+        await self._task(job, row, line, local)
+        await self.coordinator.journal.commit()
+
+    async def job(self, job: Job, line: str, local: bool) -> None:
+        """A line of /job/<n>/ctl: for all tasks of the job that it can mean."""
+        await self._job(job, line, local)
+        await self.coordinator.journal.commit()
+
+    async def _task(self, job: Job, row: Row, line: str, local: bool) -> None:
         match line.split():
             case ["start"]:
                 self._started(job, row)
@@ -70,8 +79,7 @@ class Steering:
                 known = "start, pause, resume, save, handover PATH, kill, limit work|memory|wall VALUE"
                 raise Refused(f"{' '.join(words)!r} is not a command of a task; it knows {known}")
 
-    async def job(self, job: Job, line: str, local: bool) -> None:
-        """A line of /job/<n>/ctl: for all tasks of the job that it can mean."""
+    async def _job(self, job: Job, line: str, local: bool) -> None:
         match line.split():
             case ["cancel"]:
                 if job.over and not any(row.save is not None for row in job.rows):

@@ -25,7 +25,12 @@ def _typed(read: Callable[[str], T]) -> Callable[[str], T]:
     return typed
 
 
-memory = _typed(text.size)
+def _memory(words: str) -> int:
+    units = {"": 2.0**30, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
+    return int(text.quantity(words, units, "a size"))
+
+
+memory = _typed(_memory)  # bytes; "256M", "2G", a bare number is in GiB
 work = _typed(text.work)
 seconds = _typed(text.duration)
 

@@ -24,6 +24,7 @@ from ipos.store.blocks import BlockStore
 from ipos.tree.file import Caller, File
 from ipos.tree.synthetic import Blob, Clone, Dir, Text
 from ipos.wire import limits
+from ipos.wire.errors import Refused
 from ipos.wire.record import decode
 from ipos.wire.text import lines
 
@@ -70,10 +71,13 @@ def _job_dir(steering: Steering, job: Job, more: More, marks: Marks) -> Dir:
             made[row.i] = _task_dir(coordinator, job, row, store, marks, more(job, row))
         return made[row.i]
 
+    def begun(caller: Caller, line: str) -> None:
+        raise Refused(f"job {job.id} has begun: a number from /job/clone is for another one")
+
     files: dict[str, File] = {
         "ctl": Text(None, lambda caller, line: steering.job(job, line, caller.local)),
         "status": Text(lambda: lines(job.status())),
-        "spec": Text(lambda: job.spec_bytes),
+        "spec": Text(lambda: job.spec_bytes, begun),
         "why": Text(lambda: "".join(job.why(row) for row in job.rows)),
         "tasks": Text(lambda: "".join(msgspec.json.encode(job.line(row)).decode() + "\n" for row in job.rows)),
         "events": job.events,

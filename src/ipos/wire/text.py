@@ -43,12 +43,6 @@ def quantity(text: str, units: Mapping[str, float], what: str) -> float:
     return float(found[1]) * units[unit]
 
 
-def size(text: str) -> int:
-    """Bytes; "256M", "2G", a bare number is in GiB."""
-    units = {"": 2.0**30, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
-    return int(quantity(text, units, "a size"))
-
-
 def work(text: str) -> int:
     """Units of work; "100G" is 100 Gop, a bare number is in Gop."""
     return int(quantity(text, {"": 1e9, "M": 1e6, "G": 1e9, "T": 1e12, "Mop": 1e6, "Gop": 1e9, "Top": 1e12}, "work"))
@@ -60,3 +54,14 @@ def duration(text: str) -> float:
     if found is None:
         raise Refused(f"{text!r} is not a time (a number, with one of ms, s, m, h, d)")
     return float(found[1]) * {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}[found[2]]
+
+
+SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(?:([KMGT])(?:iB)?)?")
+
+
+def size(text: str) -> int:
+    """Bytes of "512M", "8G", "1.5T" (powers of 1024); a bare number is in bytes."""
+    found = SIZE.fullmatch(text)
+    if found is None:
+        raise Refused(f"{text!r} is not a size (a number, with one of K, M, G, T)")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))

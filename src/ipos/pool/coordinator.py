@@ -520,6 +520,7 @@ class Coordinator:
         """What is saved need not be repeated."""
         if isinstance(row.state, t.Leased):
             self._apply(job, row, t.OfLease(row.state.lease.id, l.Saved(self.clock.now())))
+        job.stir()
 
     def _says(self, id: str, text: str) -> None:
         if (found := self._leases.get(id)) is not None:

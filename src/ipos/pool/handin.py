@@ -9,6 +9,7 @@ echo start > job/$n/ctl                              returns when its tasks are 
 from __future__ import annotations
 
 import errno
+import logging
 import stat
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol
@@ -23,6 +24,8 @@ from ipos.tree.synthetic import Dir, Text, new_qid
 from ipos.wire import limits
 from ipos.wire.errors import Refused
 from ipos.wire.text import lines
+
+log = logging.getLogger("ipos.job")
 
 DRAFTS: Final = 64  # numbers that were taken and not used; the oldest is forgotten
 
@@ -88,9 +91,12 @@ class _JobCloneHandle(Handle):
         self._number: int | None = None
 
     async def write(self, offset: int, data: bytes) -> int:
-        body = self._text.add(data)
-        if body is not None:
-            self._number = (await self._clone.submit(body)).id
+        try:
+            if (body := self._text.add(data)) is not None:
+                self._number = (await self._clone.submit(body)).id
+        except Refused as refused:
+            log.info("refused: %s", refused)  # as a ctl file does
+            raise
         return len(data)
 
     async def read(self, offset: int, count: int) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ipos.pool import estimate
 from ipos.pool import holder as h
 from ipos.pool import task as t
 from ipos.pool.coordinator import Coordinator
@@ -102,6 +103,8 @@ async def paused_by_its_owner() -> None:
         world.check(job)
         assert world.job(job).info.moved == 0
         assert row(world, job, 1).state.wall_s == pytest.approx(100, abs=2), "pauses do not count"
+        learnt = world.first.journal.times(estimate.jobs_of(row(world, job).task.program))
+        assert learnt.n == 0, "how long a job took that rested teaches nothing"
 
 
 def test_a_paused_task_rests_keeps_its_lease_and_goes_on() -> None:

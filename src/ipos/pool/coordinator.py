@@ -178,6 +178,7 @@ class Coordinator:
 
     def pause(self, job: Job, row: Row) -> None:
         """Let the task rest where it is; one that nobody has is held."""
+        job.info.rested = True
         self._apply(job, row, t.Pause(self.clock.now()))
 
     def become(self, job: Job, row: Row, task: TaskRecord) -> None:
@@ -228,7 +229,7 @@ class Coordinator:
         """From a job that had the pool for itself and no mishap: how much longer it took than its tasks alone explain."""
         alone = not any(isinstance(other.state, j.Working) for other in self.jobs.values())
         smooth = state.counts.done == state.counts.total <= estimate.LESSON_TASKS
-        if not alone or not smooth or state.counts.from_store or job.info.moved:
+        if not alone or not smooth or state.counts.from_store or job.info.moved or job.info.rested or job.spec.hold:
             return
         program = job.rows[0].task.program
         offers = [member.offer(0) for member in self.members.values()]
@@ -474,6 +475,7 @@ class Coordinator:
             member.tell(f"{'pause' if row.state.paused else 'resume'} {id}")
         if row.resting != tuple(by):
             row.resting = tuple(by)
+            job.info.rested = True
             job.emit({"event": "task", **job.line(row)})
 
     async def _offered(self, member: Member, event: dict[str, Any]) -> None:

@@ -99,6 +99,7 @@ class Note(msgspec.Struct):
     sizes: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     written: int = 0
     trouble: str = ""
+    rested: bool = False  # some of its tasks were paused or held: how long it took says nothing
     wall_s: dict[str, float] = msgspec.field(default_factory=dict[str, float])  # limits said while tasks ran, by index
 
 

@@ -131,8 +131,12 @@ class _Stdin(File):
             return
         self.job.info.sizes[cid.hex()] = size
         self._steering.coordinator.become(self.job, self.row, msgspec.structs.replace(self.row.task, stdin=cid))
-        if not self.job.spec.hold:
-            await self._steering.resume(self.job, [self.row])
+        try:
+            if not self.job.spec.hold:
+                await self._steering.resume(self.job, [self.row])
+            await self._steering.coordinator.journal.commit()
+        except OSError as error:
+            self.job.say(self.row, str(error))
 
     def forget(self) -> None:
         self._writer = None

@@ -175,7 +175,13 @@ def story(scratch: Path, homes: dict[str, Path], say: Say) -> None:
     with_input(desk, scratch, say)
     program = scratch / "burn.wasm"
     program.write_bytes(bytes(wasmtime.wat2wasm(BURN)))
-    wasm = {"program": str(program), "wasm": {"mark_every": 500_000_000}, "fresh": True, "save_every_s": 600, "grace_s": 1.5}
+    wasm = {
+        "program": str(program),
+        "wasm": {"mark_every": 500_000_000},
+        "fresh": True,
+        "save_every_s": 600,
+        "grace_s": 1.5,
+    }
     job = handed_in(desk, {**wasm, "nodes": ["attic", "loft"]})
     event = desk.until(f"{job}/events", lambda e: e["event"] == "progress" and e["work"] > 0)
     holder = str(desk.rows(f"{job}/tasks")[0]["node"])

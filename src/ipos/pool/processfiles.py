@@ -15,6 +15,7 @@ from ipos.pool.saves import engine_run
 from ipos.pool.taskfiles import how, waited
 from ipos.store import cid as c
 from ipos.store import unixfs
+from ipos.store.blocks import put_soon
 from ipos.tree.file import Caller, File
 from ipos.tree.synthetic import Blob, Text
 from ipos.wire import text
@@ -95,7 +96,7 @@ def process_files(holding: Holding, held: Held) -> dict[str, File]:
         if not held.signed:
             return ""
         cid = c.of_dag_cbor(held.signed[0])
-        holding.store.put([(cid, held.signed[0])])
+        put_soon(holding.store, [(cid, held.signed[0])])
         return lines(describe(holding.store, cid))
 
     def why() -> str:

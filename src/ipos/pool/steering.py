@@ -23,7 +23,7 @@ from ipos.pool.jobs import Job, Row
 from ipos.pool.records import Task
 from ipos.pool.spec import check_memory
 from ipos.store import cid as c
-from ipos.store.blocks import BlockStore
+from ipos.store.blocks import BlockStore, put_soon
 from ipos.tree.ninep.client import Client
 from ipos.wire import text
 from ipos.wire.errors import Refused
@@ -165,7 +165,7 @@ class Steering:
         journal, account = self.coordinator.journal, self.coordinator.receipts.account
         if (answer := verified.known(journal, self.store, row.cid, account, job.spec.verified)) is not None:
             blocks = [body for body in (answer.result, answer.receipt) if body is not None]
-            self.store.put([(c.of_dag_cbor(body), body) for body in blocks])
+            put_soon(self.store, [(c.of_dag_cbor(body), body) for body in blocks])
             self.coordinator.answered(job, row, answer)
 
     async def _answered(self, job: Job, rows: Iterable[Row], open_: Callable[[Row], bool], does: str) -> None:
@@ -273,7 +273,7 @@ class Steering:
         else:
             check_memory(amount)
             run = msgspec.structs.replace(run, memory_bytes=amount)
-        self.store.put([data.record_block(run)])
+        put_soon(self.store, [data.record_block(run)])
         return msgspec.structs.replace(task, environment=cid_of(run))
 
 

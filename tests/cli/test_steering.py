@@ -94,7 +94,7 @@ def state_of(pid: int) -> str:
 def test_native_processes(machines: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = machines("one")
     tree = Tree(one, monkeypatch)
-    code = "import os, subprocess, sys, time\nc = subprocess.Popen(['sleep', '600'])\nprint(os.getpid(), c.pid, flush=True)\ntime.sleep(600)\n"
+    code = "import os, subprocess, sys, time\nc = [subprocess.Popen(['sleep', '600'], start_new_session=own) for own in (False, True)]\nprint(os.getpid(), *(one.pid for one in c), flush=True)\ntime.sleep(600)\n"
     (tmp_path / "two.py").write_text(code)
     task = tree.start(program=str(tmp_path / "two.py")) + "/0"
     wait_for("its start", lambda: tree.status(task)["state"] == "running")
@@ -102,7 +102,7 @@ def test_native_processes(machines: Make, tmp_path: Path, monkeypatch: pytest.Mo
     assert {state_of(pid) for pid in pids} == {"S"}
     tree.echo("pause", f"{task}/ctl")
     assert tree.status(task)["state"] == "paused"
-    wait_for("the stop of both", lambda: {state_of(pid) for pid in pids} == {"T"})
+    wait_for("the stop of all, also of one that left the group", lambda: {state_of(pid) for pid in pids} == {"T"})
     assert " paused " in one.ok("ps")
     now = int(tree.cat(f"{task}/mem").split()[1])
     assert 4 << 20 < now < 200 << 20
@@ -113,7 +113,7 @@ def test_native_processes(machines: Make, tmp_path: Path, monkeypatch: pytest.Mo
     assert {state_of(pid) for pid in pids} == {"T"}, "a pause does not use its time up"
     tree.echo("resume", f"{task}/ctl")
     assert "'ran longer than 1 s" in tree.cat(f"{task}/wait")
-    wait_for("the end of both", lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    wait_for("the end of all", lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
     assert tree.status(task)["state"] == "failed"
 
 

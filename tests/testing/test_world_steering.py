@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -567,3 +568,54 @@ def test_steered_in_any_weather(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(5000, 5200))
 def test_steered_in_any_weather_for_long(seed: int) -> None:
     run(steered(seed, 12))
+
+
+def test_no_line_of_a_ctl_file_does_more_than_it_says() -> None:
+    """What is no command is refused with a sentence, and changes nothing; whatever the bytes."""
+    dice = random.Random(11)
+    words = (
+        "pause",
+        "resume",
+        "limit",
+        "wall",
+        "work",
+        "memory",
+        "save",
+        "start",
+        "kill",
+        "handover",
+        "/",
+        "10",
+        "1G",
+        "\x00",
+        "é",
+        "'",
+    )
+
+    async def story() -> None:
+        async with long(2) as world:
+            job = await world.map(2)
+            await asyncio.sleep(10)
+            name, pid, _ = holding(world, job)
+            held = await world.map(1, hold=True)
+            await asyncio.sleep(1)
+            files = [
+                (f"/job/{job}/0/ctl", "m0"),
+                (f"/job/{held}/0/ctl", "m0"),
+                (f"/job/{job}/ctl", "m0"),
+                (f"/proc/{pid}/ctl", name),
+            ]
+            for _ in range(150):
+                path, site = dice.choice(files)
+                line = " ".join(dice.choice(words) for _ in range(dice.choice((1, 2, 3, 4))))
+                known = line.split()[0] in ("pause", "resume", "start", "kill", "save", "handover", "limit")
+                if known and len(line.split()) in (1, 3):
+                    continue  # may mean something
+                before = await read(world, f"/job/{job}/tasks") + await read(world, f"/job/{held}/0/status")
+                assert len(await refused(world, path, line, site)) > 20
+                after = await read(world, f"/job/{job}/tasks") + await read(world, f"/job/{held}/0/status")
+                assert [row["state"] for row in map(json.loads, before.splitlines()[:2])] == [
+                    row["state"] for row in map(json.loads, after.splitlines()[:2])
+                ]
+
+    run(story())

@@ -52,11 +52,14 @@ class Trees:
         self._logs: LogFiles | None = None
         self._watched: Watched | None = None
         self._members: set[str] = set()
+        handovers = HandOvers(node)
         files: dict[str, File] = {
             "ctl": Text(None, self._ctl),
             "status": Text(lambda: lines(self.status())),
             "doctor": Text(self._doctor),
-            "job": jobs_dir(node.coordinator, node.store, node.submit, HandOvers(node).answers(), marks),
+            "job": jobs_dir(
+                handovers.steering, node.submit, node.offload, node.home / "handed", handovers.answers(), marks
+            ),
             "image": image_dir(node.images),
             "proc": proc_dir(node.holding),
             "pool": self._pool(),

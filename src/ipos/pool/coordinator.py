@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from ipos.pool import data, estimate, verified
+from ipos.pool import data, estimate, holder, verified
 from ipos.pool import job as j
 from ipos.pool import lease as l
 from ipos.pool import task as t
@@ -72,6 +72,7 @@ class Coordinator:
         self._deliver = deliver
         self._taking = Taking(store, receipts, offload, clock)
         self._leases: dict[str, tuple[Job, Row]] = {}
+        self._numbered = 0
         self._decided: list[Decided] = []
         self._dealing = Dealing(self.jobs, self.members, self._leases, self._apply, self._count, clock)
         self.keeping = Keeping(
@@ -132,6 +133,11 @@ class Coordinator:
         self._place_due = True
         self._wake.set()
 
+    def number(self) -> int:
+        """Of a new job."""
+        self._numbered = max(self.journal.last_job(), self._numbered, *self.jobs, 0) + 1
+        return self._numbered
+
     def add(self, job: Job) -> None:
         self.jobs[job.id] = job
         self.journal.job(job.id, job.spec_bytes, job.state, job.note())
@@ -146,15 +152,18 @@ class Coordinator:
             self.journal.task(job.id, row.i, row.name, row.record, row.state)
         self._step_job(job, j.Prepared(len(rows), self.clock.wall()))
         for i, answer in known.items():
-            cid, result = c.of_dag_cbor(answer.result), decode(Result, answer.result)
-            receipt = c.of_dag_cbor(answer.receipt) if answer.receipt is not None else None
-            self._pinning.result(job.id, cid, result, receipt)
-            words = c.text(receipt) if receipt is not None else ""
-            now = self.clock.now()
-            self._apply(
-                job, rows[i], t.Resulted("", "", c.text(cid), result.ok, now, receipt=words, verified=answer.verified)
-            )
+            self.answered(job, rows[i], answer)
+        job.stir()
         self._wake.set()
+
+    def answered(self, job: Job, row: Row, answer: Answer) -> None:
+        """The result of a task is known, and in the store."""
+        cid, result = c.of_dag_cbor(answer.result), decode(Result, answer.result)
+        receipt = c.of_dag_cbor(answer.receipt) if answer.receipt is not None else None
+        self._pinning.result(job.id, cid, result, receipt)
+        words = c.text(receipt) if receipt is not None else ""
+        now = self.clock.now()
+        self._apply(job, row, t.Resulted("", "", c.text(cid), result.ok, now, receipt=words, verified=answer.verified))
 
     def unprepared(self, job: Job, sentence: str) -> None:
         self._step_job(job, j.Unprepared(sentence, self.clock.wall()))
@@ -169,14 +178,30 @@ class Coordinator:
         """Save the task and stop it: `Suspended`, soon, with its newest save kept here."""
         self._apply(job, row, t.Suspend(self.clock.now()))
 
+    def pause(self, job: Job, row: Row) -> None:
+        """Let the task rest where it is; one that nobody has is held."""
+        job.info.rested = True
+        self._apply(job, row, t.Pause(self.clock.now()))
+
+    def become(self, job: Job, row: Row, task: TaskRecord) -> None:
+        """A task that nobody has been dealt becomes another one; what it names is in the store."""
+        row.become(task)
+        self._pinning.inputs(job.id, [task])
+        self.journal.task(job.id, row.i, row.name, row.record, row.state)
+
+    def limit_wall(self, job: Job, row: Row, seconds: float) -> None:
+        """For the leases to come; the one of now is told by who asks."""
+        job.info.wall_s[str(row.i)] = seconds
+        self._save(job)
+
     def go_on(self, job: Job, row: Row) -> None:
-        """With a suspended task."""
+        """With a task that is suspended, held or paused."""
         self._apply(job, row, t.Resume(self.clock.now()))
         self._place_due = True
         self._wake.set()
 
-    def hand_over(self, job: Job, row: Row) -> None:
-        """A suspended task goes on elsewhere: it is none of this job any more."""
+    def end(self, job: Job, row: Row) -> None:
+        """The task is none of this job any more: it was handed over, or killed."""
         self._apply(job, row, t.Cancel(self.clock.now()))
         self.keeping.forget(job, row)
         self._step_job(job, j.TaskEnded("cancelled", False, self.clock.wall()))
@@ -206,7 +231,7 @@ class Coordinator:
         """From a job that had the pool for itself and no mishap: how much longer it took than its tasks alone explain."""
         alone = not any(isinstance(other.state, j.Working) for other in self.jobs.values())
         smooth = state.counts.done == state.counts.total <= estimate.LESSON_TASKS
-        if not alone or not smooth or state.counts.from_store or job.info.moved:
+        if not alone or not smooth or state.counts.from_store or job.info.moved or job.info.rested or job.spec.hold:
             return
         program = job.rows[0].task.program
         offers = [member.offer(0) for member in self.members.values()]
@@ -229,12 +254,16 @@ class Coordinator:
             job.changed(row, old)
             if isinstance(old, t.Leased):
                 self._leases.pop(old.lease.id, None)
+                row.resting = ()
             if isinstance(row.state, t.Leased):
                 self._leases[row.state.lease.id] = job, row
             if count:
                 self._count()
         elif isinstance(event, t.OfLease) and isinstance(event.event, l.Started):
             self.journal.task_state(job.id, row.i, row.state)  # so that a restart still knows what a lost lease cost
+        elif isinstance(event, (t.Pause, t.Resume, t.Suspend)):  # what its owner said outlives this node
+            self.journal.task_state(job.id, row.i, row.state)
+            job.emit({"event": "task", **job.line(row)})
         for each in instructions:
             self._decided.append((job, row, each))
         if instructions:
@@ -304,6 +333,10 @@ class Coordinator:
                 self._tell(node, f"drop {id}")
             case t.Halt(id, node):
                 self._tell(node, f"stop {id}")
+            case t.Rest(id, node):
+                self._tell(node, f"pause {id}")
+            case t.Rouse(id, node):
+                self._tell(node, f"resume {id}")
             case t.Deliver(_, ok):
                 self._spawn(self._delivered(job, row, "done" if ok else "failed"))
             case t.Abandon(_):
@@ -337,6 +370,8 @@ class Coordinator:
         if receipt is not None:
             blocks = (*blocks, self.store.get(receipt))
             ext["receipt"] = c.text(receipt)
+        if (wall_s := job.info.wall_s.get(str(row.i))) is not None:
+            ext["wall_ms"] = str(round(wall_s * 1000))
         member.known.update(data.roots(row.task))
         member.deal(
             Deal(
@@ -394,6 +429,7 @@ class Coordinator:
                 self._here(member, event["leases"], now)
             case "lease":
                 self._lease(member, event["lease"], event["state"], now)
+                self._rests(member, event["lease"], event.get("resting", []))
             case "says":
                 self._says(event["lease"], event["text"])
             case "ended":
@@ -414,12 +450,13 @@ class Coordinator:
                 self._wake.set()
 
     def _here(self, member: Member, leases: list[dict[str, Any]], now: float) -> None:
-        held = {each["lease"]: each["state"] for each in leases}
+        held = {each["lease"]: each for each in leases}
         for id, (_, row) in list(self._leases.items()):
             if isinstance(row.state, t.Leased) and row.state.lease.node == member.node and id not in held:
                 self._of_lease(id, l.Missing(now))
-        for id, state in held.items():
-            self._lease(member, id, state, now)
+        for id, each in held.items():
+            self._lease(member, id, each["state"], now)
+            self._rests(member, id, each.get("resting", []))
         self._place_due = True
         self._wake.set()
 
@@ -430,6 +467,18 @@ class Coordinator:
             self._of_lease(id, l.Accepted(now))
         elif state in ("running", "busy", "paused"):
             self._of_lease(id, l.Started(now))
+
+    def _rests(self, member: Member, id: str, by: list[str]) -> None:
+        """Who has paused it there. What did not reach the holder, because it was away or had not been dealt it, is said again."""
+        if (found := self._leases.get(id)) is None:
+            return
+        job, row = found
+        if row.state.paused != (holder.JOB in by):
+            member.tell(f"{'pause' if row.state.paused else 'resume'} {id}")
+        if row.resting != tuple(by):
+            row.resting = tuple(by)
+            job.info.rested = True
+            job.emit({"event": "task", **job.line(row)})
 
     async def _offered(self, member: Member, event: dict[str, Any]) -> None:
         """A holder has a newer save. It may offer the next one when this one is here, or of no use."""
@@ -457,6 +506,7 @@ class Coordinator:
         """What is saved need not be repeated."""
         if isinstance(row.state, t.Leased):
             self._apply(job, row, t.OfLease(row.state.lease.id, l.Saved(self.clock.now())))
+        job.stir()
 
     def _says(self, id: str, text: str) -> None:
         if (found := self._leases.get(id)) is not None:

@@ -44,7 +44,7 @@ COMMIT;
 """
 
 JobState = j.Preparing | j.Working | j.Finished | j.Stopped | j.Refused
-TaskState = t.Pending | t.Leased | t.Suspended | t.Done | t.GivenUp | t.Cancelled
+TaskState = t.Pending | t.Leased | t.Suspended | t.Held | t.Done | t.GivenUp | t.Cancelled
 
 _jobs: msgspec.json.Decoder[JobState] = msgspec.json.Decoder(JobState)
 _tasks: msgspec.json.Decoder[TaskState] = msgspec.json.Decoder(TaskState)

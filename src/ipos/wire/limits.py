@@ -41,6 +41,7 @@ xattr_bytes = 64 * KiB
 locks_per_file = 1024
 ctl_line_bytes = 64 * KiB
 job_spec_bytes = 16 * MiB
+stdin_bytes = 16 * 1024 * MiB  # written to the open standard input of one task
 
 # blocks
 block_bytes = 2 * MiB

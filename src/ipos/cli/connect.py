@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from ipos.node.home import Home
+from ipos.node.home import BARE, Home
 from ipos.tree.ninep.client import Client, connect_unix
 from ipos.wire.errors import Gone, Refused
 
@@ -46,15 +46,16 @@ async def begin(home: Home, private: bool = False) -> None:
 
 
 @asynccontextmanager
-async def node(own: bool = True, make: bool = False) -> AsyncGenerator[Client]:
-    """The node of $IPOS_HOME. With `own`, a private one is started if none is up, and ended when the command is, unless a job goes on.
+async def node(own: bool = True, make: bool = False, aname: str = "") -> AsyncGenerator[Client]:
+    """The node of $IPOS_HOME, through the owner's namespace (`aname` BARE: without). With `own`, a private one is started if none is up, and
+    ended when the command is, unless a job goes on.
 
     Only with `make` does a directory become a home by it: who mistyped IPOS_HOME and looks is told so.
     """
     home = Home()
     started = False
     try:
-        client = await connect_unix(home.socket)
+        client = await connect_unix(home.socket, aname)
     except Gone:
         if not own:
             raise Gone("no node is up: ipos up starts one") from None
@@ -64,15 +65,22 @@ async def node(own: bool = True, make: bool = False) -> AsyncGenerator[Client]:
             ) from None
         await begin(home, private=True)
         started = True
-        client = await connect_unix(home.socket)
+        client = await connect_unix(home.socket, aname)
     try:
         yield client
     finally:
         if started and client.lost is None:
-            open_jobs = 0
-            for line in (await client.read("/status")).decode().splitlines():
-                if line.startswith("jobs_open "):
-                    open_jobs = int(line.split()[1])
-            if open_jobs == 0:
-                await client.write("/ctl", b"down")
+            await _leave(home)
         client.close()
+
+
+async def _leave(home: Home) -> None:
+    """End the node that was started, if nothing goes on in it; whatever is mounted over its files."""
+    client = await connect_unix(home.socket, BARE)
+    open_jobs = 0
+    for line in (await client.read("/status")).decode().splitlines():
+        if line.startswith("jobs_open "):
+            open_jobs = int(line.split()[1])
+    if open_jobs == 0:
+        await client.write("/ctl", b"down")
+    client.close()

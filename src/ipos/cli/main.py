@@ -126,6 +126,9 @@ def parser() -> argparse.ArgumentParser:
         )
         one.add_argument("--detach", action="store_true", help="do not wait: print the job's number")
     running.add_argument("--root", metavar="DIR", help="the directory that is the program's file system (with --wasm)")
+    running.add_argument(
+        "--ns", metavar="FILE", help="a namespace that is its file system: bind /ipfs/CID /data (with --wasm)"
+    )
     running.add_argument("--out", metavar="DIR", help="write the files that it made to DIR")
     running.add_argument("--stdin", metavar="FILE", help="its standard input")
     running.add_argument("arguments", nargs=argparse.REMAINDER, help="the program's arguments")
@@ -165,6 +168,7 @@ def parser() -> argparse.ArgumentParser:
     add("cancel", "stop a job").add_argument("job", type=int)
     _keys(commands)
     _service(commands)
+    _ns(add("ns", "which files are found under which names: print it, bind, mount, unmount"))
     add("ls", "list a directory of the tree").add_argument("path", nargs="?", default="/", metavar="PATH|CID[/PATH]")
     cat = add("cat", "read a file of the tree")
     cat.add_argument("path", nargs="?", default="/", metavar="PATH|CID[/PATH]")
@@ -220,6 +224,30 @@ def _service(commands: Any) -> None:
     ):
         one = actions.add_parser(name, help=words, description=words)
         one.add_argument("--json", action="store_true", help="print JSON: one object")
+
+
+def _ns(group: argparse.ArgumentParser) -> None:
+    actions = group.add_subparsers(dest="action", metavar="ACTION")
+
+    def add(name: str, words: str) -> argparse.ArgumentParser:
+        one = actions.add_parser(name, help=words, description=words)
+        one.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON: one object")
+        return one
+
+    for name, words, new in (
+        ("bind", "let OLD be NEW from now on, or both", "NEW"),
+        ("mount", "the same with a posted file server", "/srv/NAME"),
+    ):
+        one = add(name, words)
+        one.add_argument("-b", dest="before", action="store_true", help="NEW before what OLD has")
+        one.add_argument("-a", dest="after", action="store_true", help="NEW after what OLD has")
+        one.add_argument("-c", dest="create", action="store_true", help="new files in OLD are made in NEW")
+        one.add_argument("new", metavar=new)
+        one.add_argument("old", metavar="OLD")
+    unmount = add("unmount", "undo it: all that is mounted on OLD, or NEW only")
+    unmount.add_argument("path", nargs="+", metavar="[NEW] OLD")
+    add("clear", "undo all of it")
+    add("load", "replace it by that of a file").add_argument("file", metavar="FILE", help="- is the standard input")
 
 
 def content(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -314,6 +342,10 @@ def main(argv: list[str] | None = None) -> int:
             from ipos.cli import service
 
             return asyncio.run(done(service.ACTIONS[arguments.action](arguments)))
+        if arguments.command == "ns":
+            from ipos.cli import ns
+
+            return asyncio.run(done(ns.ns(arguments)))
         if arguments.command == "image":
             from ipos.cli import image
 

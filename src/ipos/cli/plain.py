@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from ipos.cli.connect import begin, node
 from ipos.cli.stdin import ask
-from ipos.node.home import Home
+from ipos.node.home import BARE, Home
 from ipos.node.settings import change
 from ipos.tree.ninep.client import Client, connect_unix
 from ipos.wire.errors import Gone, Refused
@@ -73,7 +73,7 @@ async def up(arguments: Arguments) -> int:
 
 async def down(arguments: Arguments) -> int:
     home = Home()
-    async with node(own=False) as client:
+    async with node(own=False, aname=BARE) as client:
         pid = home.pid()
         await client.write("/ctl", b"down")
     deadline = time.monotonic() + 20

@@ -18,6 +18,7 @@ from typing import Any
 from ipos.cli import stdin
 from ipos.cli.connect import node
 from ipos.cli.follow import Follower, explain, finish
+from ipos.cli.ns import text_of
 from ipos.cli.plain import pairs
 from ipos.node.home import Home
 from ipos.tree.ninep.client import Client, connect_unix
@@ -34,6 +35,7 @@ def spec_of(
     out: str | None,
     stdin: str | None,
     root: str | None = None,
+    ns: str | None = None,
 ) -> bytes:
     program = shutil.which(str(arguments.program)) if "/" not in arguments.program else None
     path = os.path.abspath(arguments.program if os.path.exists(arguments.program) else program or arguments.program)
@@ -47,6 +49,7 @@ def spec_of(
         else [{"name": os.path.basename(one), "path": os.path.abspath(one)} for one in over],
         "stdin": None if stdin is None else os.path.abspath(stdin),
         "root": None if root is None else os.path.abspath(root),
+        "ns": ns,
         "out": None if out is None else os.path.abspath(out),
         "nodes": [name for name in arguments.nodes.split(",") if name],
         "with": [_with(one) for one in arguments.with_],
@@ -69,8 +72,18 @@ def spec_of(
             "env": dict(variable(one) for one in arguments.env),
             "image": arguments.image,
         }
-    elif arguments.env or arguments.seed or arguments.work or arguments.image or arguments.verify or root is not None:
-        raise Refused("--env, --seed, --work, --image, --verify and --root are for programs in the engine: add --wasm")
+    elif (
+        arguments.env
+        or arguments.seed
+        or arguments.work
+        or arguments.image
+        or arguments.verify
+        or root
+        or ns is not None
+    ):
+        raise Refused(
+            "--env, --seed, --work, --image, --verify, --root and --ns are for programs in the engine: add --wasm"
+        )
     return json.dumps(spec).encode()
 
 
@@ -158,11 +171,13 @@ async def map_(arguments: Arguments) -> int:
 
 
 async def run(arguments: Arguments) -> int:
-    body = b"" if arguments.stdin is not None or sys.stdin.isatty() else await stdin.read()
+    ns = None if arguments.ns is None else await text_of(arguments.ns)
+    taken = arguments.stdin is not None or arguments.ns == "-" or sys.stdin.isatty()
+    body = b"" if taken else await stdin.read()
     async with node(make=True) as client:
         handed = leave(body) if body else arguments.stdin
         try:
-            spec = spec_of(arguments, None, list(arguments.arguments), arguments.out, handed, arguments.root)
+            spec = spec_of(arguments, None, list(arguments.arguments), arguments.out, handed, arguments.root, ns)
             job = await hand_in(client, spec)
         except OSError:
             if body and handed is not None:

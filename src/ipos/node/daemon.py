@@ -19,7 +19,7 @@ from ipos.identity.private import write_private
 from ipos.identity.typed import RunKey
 from ipos.net import join
 from ipos.net.engine import NetEngine
-from ipos.node.home import runtime_root
+from ipos.node.home import BARE, runtime_root
 from ipos.node.joining import Joining
 from ipos.node.submitting import Submissions
 from ipos.node.tree import Trees
@@ -199,8 +199,8 @@ class Node:
             self.coordinator.leave(peer)
 
     async def local_client(self) -> Client:
-        """A client of this node's own tree."""
-        return await connect_inside(ServerProtocol(self.trees.attach, self.me))
+        """A client of this node's own tree, whatever its owner has mounted."""
+        return await connect_inside(ServerProtocol(self.trees.attach, self.me), BARE)
 
     async def _connect(self, peer: str) -> Client:
         if peer == self.net.peer:
@@ -324,3 +324,4 @@ class Node:
         await self.journal.commit()
         for client in self.clients.values():
             client.close()
+        self.trees.srv.close()

@@ -14,6 +14,8 @@ from ipos.identity.private import write_private
 from ipos.node.settings import Settings, document, read
 from ipos.wire.errors import Refused
 
+BARE = "#/"  # the attach name of the tree without anybody's namespace
+
 
 def runtime_root() -> Path:
     """The directory of all nodes' sockets of this user: $XDG_RUNTIME_DIR/ipos, else /tmp/ipos-<uid>; ours alone, or refused."""

@@ -15,6 +15,7 @@ from ipos.node.config import Config, owner
 from ipos.node.devfs import dev_dir
 from ipos.node.diskfs import Disks
 from ipos.node.handover import HandOvers, marks
+from ipos.node.home import BARE
 from ipos.node.ipfs import Ipfs
 from ipos.node.joining import describe
 from ipos.node.keysfs import Keys, words
@@ -22,6 +23,7 @@ from ipos.node.lag import Watched
 from ipos.node.logs import LogFile, LogFiles, follow
 from ipos.node.machine import MachineLoad
 from ipos.node.machinefs import cpu_dir, mem_dir
+from ipos.node.namespaces import AttachRoot, HomeNamespace
 from ipos.node.storefs import StoreFiles
 from ipos.pool.imagefs import image_dir
 from ipos.pool.jobfs import jobs_dir
@@ -29,6 +31,7 @@ from ipos.pool.procfs import proc_dir
 from ipos.tree.file import Caller, File
 from ipos.tree.local import local
 from ipos.tree.remote import RemoteFile, remote
+from ipos.tree.srv import Srv
 from ipos.tree.synthetic import Clone, Dir, Text
 from ipos.wire import limits
 from ipos.wire.errors import Refused
@@ -53,22 +56,32 @@ class Trees:
         self._watched: Watched | None = None
         self._members: set[str] = set()
         handovers = HandOvers(node)
+        self.srv = Srv()
         files: dict[str, File] = {
             "ctl": Text(None, self._ctl),
             "status": Text(lambda: lines(self.status())),
             "doctor": Text(self._doctor),
             "job": jobs_dir(
-                handovers.steering, node.submit, node.offload, node.home / "handed", handovers.answers(), marks
+                handovers.steering,
+                node.submit,
+                node.offload,
+                node.home / "handed",
+                handovers.answers(),
+                marks,
+                self._content,
             ),
             "image": image_dir(node.images),
             "proc": proc_dir(node.holding),
             "pool": self._pool(),
             "keys": Keys(node).dir,
             "n": Dir({}, lambda: [m.name for m in node.mine.machines], self._find_node),
+            "srv": self.srv,
         }
         if (node.home / "home").is_dir():
             files["home"] = local(node.home / "home")
         self.root = Dir(files)
+        self.home = HomeNamespace(node.home / "ns", self.root)
+        self.root.files["lib"] = Dir({"namespace": self.home.file})
 
     def mount_net(self, netd: Netd) -> None:
         self._netd = netd
@@ -92,6 +105,12 @@ class Trees:
         self._logs, self._watched = files, watched
         self.root.files |= {"log": LogFile(files), "events": follow(files)}
 
+    async def _content(self, cid: bytes) -> File:
+        ipfs = self.root.files.get("ipfs")
+        if not isinstance(ipfs, Ipfs):
+            raise Refused("this node shows no content: it runs in a test", errno.EOPNOTSUPP)
+        return await ipfs.file(cid)
+
     def watch(self, members: set[str]) -> None:
         """Keep this set equal to the peers of the machine list: the block link's thread asks it."""
         self._members = members
@@ -102,7 +121,8 @@ class Trees:
         self._members.update(self.node.names())
 
     async def attach(self, caller: Caller, aname: str) -> File:
-        """The root that this caller sees: everything for my own machines, nothing for anybody else."""
+        """The root that this caller sees: everything for my own machines, nothing for anybody else. The owner's programs have a namespace
+        each, which begins as the home's, unless they ask for the bare tree."""
         self.refresh()
         if not caller.own and caller.node not in self.node.names():
             raise Refused(
@@ -110,7 +130,9 @@ class Trees:
                 f"{self.node.mine.account}: ipos invite here, ipos join there",
                 errno.EACCES,
             )
-        return self.root
+        if not caller.local or aname == BARE:
+            return self.root
+        return AttachRoot(self.root, await self.home.table()).namespace.root
 
     def left(self, protocol: ServerProtocol) -> None:
         """A local client has gone."""
@@ -156,7 +178,7 @@ class Trees:
             "lag_p99_ms": round(self._watched.lag.p99() * 1e3, 2) if self._watched is not None else None,
             "lag_bad": self._watched.bad if self._watched is not None else None,
             "log_lost": self._logs.lost if self._logs is not None else None,
-            "trouble": node.coordinator.trouble or None,
+            "trouble": node.coordinator.trouble or self.home.trouble or None,
         }
 
     def _find_node(self, name: str) -> File | None:

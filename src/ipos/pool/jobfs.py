@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from ipos.pool import rootfs
 from ipos.pool import task as t
 from ipos.pool.coordinator import Coordinator
 from ipos.pool.handin import Drafts, Submit
@@ -15,6 +16,7 @@ from ipos.pool.jobs import Job, Row
 from ipos.pool.journal import Offload
 from ipos.pool.receipt import describe
 from ipos.pool.records import Receipt, Result
+from ipos.pool.rootfs import Content
 from ipos.pool.steering import Steering
 from ipos.pool.taskfiles import task_files
 from ipos.pool.verdict import describe_verification
@@ -34,7 +36,13 @@ More = Callable[[Job, Row], Mapping[str, File]]
 
 
 def jobs_dir(
-    steering: Steering, submit: Submit, offload: Offload, home: Path, answers: Mapping[str, Answer], marks: Marks
+    steering: Steering,
+    submit: Submit,
+    offload: Offload,
+    home: Path,
+    answers: Mapping[str, Answer],
+    marks: Marks,
+    content: Content,
 ) -> Dir:
     """The directory /job; `answers`: files beside `clone` that take a question each."""
     coordinator = steering.coordinator
@@ -42,7 +50,8 @@ def jobs_dir(
     drafts = Drafts(submit, coordinator.number)
 
     def more(job: Job, row: Row) -> dict[str, File]:
-        return task_files(steering, offload, home, job, row)
+        files = task_files(steering, offload, home, job, row)
+        return {**files, "ns": Text(lambda: rootfs.text(row.task)), "root": rootfs.Root(row.task.files, content)}
 
     def find(name: str) -> File | None:
         if not name.isdigit():

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ipos.pool import data, estimate, verified
+from ipos.pool import data, estimate, rootfs, verified
 from ipos.pool import task as t
 from ipos.pool.image import NAME, Images, Python
 from ipos.pool.jobs import Job, Row
@@ -194,11 +194,12 @@ def _read(
 
     if spec.over is None:
         stdin = content(spec.stdin) if spec.stdin is not None else None
-        files = _root(store, spec.root) if spec.root is not None else {}
-        if site is not None and SITE in files:
-            raise Refused(f"{spec.root} has a {SITE} of its own, where --with puts modules: leave out one of the two")
-        if python is not None and path.name in files:
-            raise Refused(f"{spec.root} has a {path.name} of its own, where the script would lie: rename one")
+        files = _root(store, spec)
+        where = spec.root or "the namespace"
+        if site is not None and files.get(SITE, site) != site:
+            raise Refused(f"{where} has a {SITE} of its own, where --with puts modules: leave out one of the two")
+        if python is not None and path.name in files and files[path.name] != content(str(path)):
+            raise Refused(f"{where} has a {path.name} of its own, where the script would lie: rename one")
         return [Row(0, "", task(spec.args, stdin, files), t.Pending())]
     rows: list[Row] = []
     for i, one in enumerate(spec.over):
@@ -214,8 +215,13 @@ def _read(
     return rows
 
 
-def _root(store: BlockStore, root: str) -> dict[str, bytes]:
-    """What lies in a directory, by name."""
+def _root(store: BlockStore, spec: JobSpec) -> dict[str, bytes]:
+    """What the program begins with, by name."""
+    root = spec.root
+    if spec.ns is not None:
+        return {link.name: link.cid for link in unixfs.entries(store, rootfs.compose(store, spec.ns))}
+    if root is None:
+        return {}
     try:
         return {link.name: link.cid for link in unixfs.entries(store, unixfs.add_dir(store, Path(root), links=True))}
     except OSError as error:

@@ -6,6 +6,7 @@ import errno
 
 import msgspec
 
+from ipos.pool import rootfs
 from ipos.pool.holding import Held, Holding
 from ipos.pool.processfiles import process_files
 from ipos.tree.file import Attr, Caller, File, Handle
@@ -97,6 +98,7 @@ def _process_dir(holding: Holding, held: Held) -> Dir:
         {
             "status": Text(status),
             "cmd": Text(lambda: " ".join([task.name, *task.args]) + "\n"),
+            "ns": Text(lambda: rootfs.text(task)),
             "stdout": output("stdout"),
             "stderr": output("stderr"),
             "marks": Text(marks),

@@ -47,8 +47,8 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"
     Paths are absolute paths of the host on which the node runs, so only its owner, on its own socket, may hand in a job. In `args`
     every `{}` becomes the name of the input file, which then lies in the task's directory; without a `{}` the input is the standard
     input. `out`: the directory that gets each task's standard output under the name of its input; without inputs, the files that the
-    program made. `root`: a directory that becomes the program's files (engine only). `verified`: what a result from the store must have
-    been through at least (`pool.verified`). `hold`: no task begins before `start` is written to a ctl file; `open_stdin`: the standard
+    program made. `root`: a directory that becomes the program's files (engine only); `ns`: the text of a namespace that does
+    (`pool.rootfs`). `verified`: what a result from the store must have been through at least (`pool.verified`). `hold`: no task begins before `start` is written to a ctl file; `open_stdin`: the standard
     input is what is written to /job/<n>/0/stdin, and the task is held until that is closed. Seconds and bytes; 0 = no limit.
     """
 
@@ -58,6 +58,7 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"
     stdin: str | None = None
     out: str | None = None
     root: str | None = None
+    ns: str | None = None
     nodes: tuple[str, ...] = ()
     with_: tuple[str, ...] = ()
     output_bytes: int = limits.output_bytes
@@ -102,6 +103,13 @@ def parse(data: bytes) -> JobSpec:
         raise Refused("a root directory is for one run in the engine (ipos run --wasm --root DIR)")
     if spec.open_stdin and (spec.over is not None or spec.stdin is not None or spec.resume is not None):
         raise Refused("an open standard input is for one new task that has no other: leave out over, stdin and resume")
+    if spec.ns is not None:
+        if spec.wasm is None or spec.over is not None:
+            raise Refused("a namespace is for one run in the engine (ipos run --wasm --ns FILE)")
+        if spec.root is not None:
+            raise Refused("both a root directory and a namespace: ipos add the directory, and bind its CID")
+        if len(spec.ns) > limits.namespace_bytes:
+            raise Refused(f"a namespace of {len(spec.ns)} characters; the most is {limits.namespace_bytes}")
     if spec.wasm is not None:
         _check_wasm(spec.wasm)
     if spec.over is not None:

@@ -145,6 +145,17 @@ def add_dir(store: BlockStore, path: Path, links: bool = False) -> bytes:
     return kid.cid
 
 
+def add_links(store: BlockStore, links: Iterable[Link]) -> bytes:
+    """A directory of what is in the store already. Equal entries are one CID, in whatever order they are given."""
+    ordered = sorted(links, key=lambda link: link.name.encode())
+    block = _node(ordered, b"\x08\x01")
+    if len(block) > DIRECTORY_BYTES:
+        raise Refused(f"{len(ordered)} entries are more than one directory block holds; use subdirectories")
+    cid = c.of_dag_pb(block)
+    store.put([(cid, block)])
+    return cid
+
+
 def _symlink(target: str, out: Writer) -> _Kid:
     text = os.fsencode(target)
     unixfs = b"\x08\x04\x12" + varint(len(text)) + text
@@ -340,6 +351,7 @@ __all__ = [
     "add_chunks",
     "add_dir",
     "add_file",
+    "add_links",
     "add_stream",
     "add_tree",
     "entries",

@@ -29,6 +29,7 @@ from ipos.identity.agent import Agent
 from ipos.identity.machines import Machine, MachineList
 from ipos.identity.typed import RunKey
 from ipos.node.daemon import Node
+from ipos.node.home import BARE
 from ipos.pool.execute import Memory, Ran
 from ipos.pool.jobs import Job
 from ipos.pool.journal import Journal
@@ -204,7 +205,7 @@ class WorldNode(Node):
     async def local_client(self) -> Client:
         client = Client()
         pipe(self.wires, self.net.peer, self.net.peer, client, ServerProtocol(self.trees.attach, self.me))
-        return await client.attach()
+        return await client.attach(BARE)
 
 
 class Site:

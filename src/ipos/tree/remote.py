@@ -30,7 +30,10 @@ class RemoteFile(Directory, Changeable):
         self.qid = qid
 
     async def attr(self) -> Attr:
-        self.qid, attr = await (await self._connect()).stat_at(self._path)
+        qid, attr = await (await self._connect()).stat_at(self._path)
+        self.qid = (
+            qid if self._path else self.qid._replace(version=qid.version)
+        )  # of all servers' roots one is the 1st file
         return attr
 
     async def walk(self, name: str) -> File:
@@ -62,7 +65,7 @@ class RemoteFile(Directory, Changeable):
         return RemoteFile(self._connect, (*self._path, name), qid)
 
     async def remove(self, caller: Caller, name: str, directory: bool) -> None:
-        await self._here("Tunlinkat", name, linux.REMOVE_DIRECTORY if directory else 0)
+        await (await self._connect()).remove("/".join((*self._path, name)), directory)
 
     async def symlink(self, caller: Caller, name: str, target: str) -> File:
         client = await self._connect()
@@ -139,7 +142,10 @@ class RemoteHandle(Handle):
             await self._again()
         room = self._client.msize - linux.IO_HEAD
         self._wrote = True
-        return await self._file.write_at(offset, data[:room])
+        taken = await self._file.write_at(offset, data[:room])
+        if data and not 0 < taken <= len(data):
+            raise Refused(f"the server says it took {taken} of {len(data)} bytes", errno.EIO)
+        return taken
 
     async def _again(self) -> None:
         """Open the same file on a new connection."""

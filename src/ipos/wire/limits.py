@@ -28,6 +28,7 @@ wrong_passphrase_most_s = 60.0  # the longest pause after wrong passphrases; it 
 
 # 9P
 msize_bytes = 1 * MiB + 24
+msize_least_bytes = 256
 fids_per_session = 4096
 file_offset = (1 << 63) - 1
 requests_in_flight = 256
@@ -42,6 +43,17 @@ locks_per_file = 1024
 ctl_line_bytes = 64 * KiB
 job_spec_bytes = 16 * MiB
 stdin_bytes = 16 * 1024 * MiB  # written to the open standard input of one task
+
+# namespaces
+mount_points = 512  # of one namespace
+union_members = 64
+namespace_lines = 4096
+namespace_bytes = 256 * KiB
+path_names = 256  # in a path of a namespace
+posted_servers = 256  # in /srv
+posted_connect_s = 5.0  # a posted server answers the first time within this time,
+posted_answer_s = 10.0  # and afterwards every request but reads and writes, which may wait
+posted_entries = 100_000  # of one directory of it
 
 # blocks
 block_bytes = 2 * MiB

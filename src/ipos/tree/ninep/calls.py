@@ -126,6 +126,13 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def cut(self, why: str) -> None:
+        """End the connection at once; `why` is what everybody who waits is told."""
+        if self.lost is None:
+            self.lost = Gone(why)
+        if self._transport is not None:
+            self._transport.abort()
+
     # ---- one message
 
     async def rpc(self, name: str, *values: Any) -> tuple[Any, ...]:

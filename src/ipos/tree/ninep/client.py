@@ -41,11 +41,19 @@ def split(path: str) -> tuple[str, ...]:
 class Client(Connection):
     """Make it the protocol of a connection, then `await attach()`. `close()` when done."""
 
+    entries_most = 10_000_000  # of one directory; a server that never comes to an end is no reason to run out of memory
+
     # ---- session
 
     async def attach(self, aname: str = "", uname: str = "", uid: int = NOFID) -> Client:
         """Agree on a version and take the root. Foreign servers want to know who: `uname`, or `uid`."""
-        self.msize, version = await self.rpc("Tversion", self.msize, self.dialect.version)
+        msize, version = await self.rpc("Tversion", self.msize, self.dialect.version)
+        if not limits.msize_least_bytes <= msize <= self.msize:
+            raise Refused(
+                f"the server's messages have {msize} bytes; {limits.msize_least_bytes} to {self.msize} was asked",
+                errno.EPROTO,
+            )
+        self.msize = msize
         if version != self.dialect.version:
             raise Refused(f"the server speaks {version}, not {self.dialect.version}", errno.EPROTONOSUPPORT)
         extra = (uid,) if version != "9P2000" else ()
@@ -320,10 +328,11 @@ def _entry(path: str) -> tuple[str, ...]:
     return names
 
 
-async def connect_unix(path: Path) -> Client:
-    """A client attached to the node whose socket this is; `Gone` if nobody answers there."""
+async def connect_unix(path: Path, aname: str = "") -> Client:
+    """A client attached to the node whose socket this is; `Gone` if nobody answers there. `aname`: "#/" is the tree without the namespace
+    of its owner."""
     try:
         _, client = await asyncio.get_running_loop().create_unix_connection(Client, str(path))
     except OSError as error:
         raise Gone(f"no node answers at {path} ({os.strerror(error.errno or 0)})") from None
-    return await client.attach()
+    return await client.attach(aname)

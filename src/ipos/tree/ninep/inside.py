@@ -103,12 +103,12 @@ class End(asyncio.Transport):
         return default
 
 
-async def connect_inside(served: ServerProtocol) -> Client:
+async def connect_inside(served: ServerProtocol, aname: str = "") -> Client:
     """An attached client of a session in this process."""
     client = Client()
     End.pair(served, client)
     try:
-        return await client.attach()
+        return await client.attach(aname)
     except Gone:
         client.close()
         raise

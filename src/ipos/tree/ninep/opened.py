@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +12,7 @@ from ipos.tree.file import DIRECTORY, Qid
 from ipos.tree.ninep.codec import DIRENT, ProtocolError
 from ipos.tree.ninep.stat import unpack
 from ipos.wire import limits
+from ipos.wire.errors import Refused
 
 if TYPE_CHECKING:
     from ipos.tree.ninep.client import Client
@@ -113,8 +115,13 @@ class OpenFile:
             out += [entry for _, entry in found]
             if self.whole and len(block) + DIRENT.size + _NAME_MOST <= room:
                 break  # another entry would have been in it
+            self._bounded(out)
             block = await self._readdir(found[-1][0], room)
-        return [entry for entry in out if entry.name not in (".", "..")]
+        return [entry for entry in out if _nameable(entry.name)]
+
+    def _bounded(self, out: list[Entry]) -> None:
+        if len(out) > self.client.entries_most:
+            raise Refused(f"a directory of more than {self.client.entries_most} entries", errno.EFBIG)
 
     async def _readdir(self, offset: int, room: int) -> bytes:
         return (await self.client.rpc("Treaddir", self.fid, offset, room))[0]
@@ -130,8 +137,14 @@ class OpenFile:
             while at < len(block):
                 one, at = unpack(block, at, u=self.client.dialect.version == "9P2000.u")
                 out.append(Entry(one.name, one.qid))
+            self._bounded(out)
             block = await self.read(64 * limits.KiB)
-        return out
+        return [entry for entry in out if _nameable(entry.name)]
+
+
+def _nameable(name: str) -> bool:
+    """Whether a name of a listing can be walked to; nothing else a server says leaves the directory that was listed."""
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 
 def _entries(block: bytes) -> list[tuple[int, Entry]]:

@@ -51,7 +51,7 @@ def _apply(store: BlockStore, table: Table, line: Line) -> Table:
         case Bind():
             if line.word == "mount":
                 raise Refused(
-                    f"{line.new}: what a file server gives can change, and a program in the engine sees only what cannot: copy it to a directory, and {_REMEDY}"
+                    f"{line.new}: what a file server gives can change, and a program in the engine sees only what cannot: copy it to a directory, {_REMEDY}"
                 )
             found = _search(store, table, line.new, True)
             for member in found:
@@ -62,7 +62,7 @@ def _apply(store: BlockStore, table: Table, line: Line) -> Table:
             return table.bind(line, found, on.place)
 
 
-_REMEDY = "ipos add prints its CID, to be bound as /ipfs/CID"
+_REMEDY = "ipos add it first, which prints its CID, and bind /ipfs/CID instead"
 
 
 def _immutable(store: BlockStore, table: Table, path: Path, place: Place) -> None:

@@ -93,14 +93,20 @@ class PostedClient(Client):
         """Find a version that both speak, and attach."""
         answer = ""
         for version in (post.version,) if post.version else VERSIONS:
-            self.dialect = ALL[version]
-            _, answer = await self.rpc("Tversion", limits.msize_bytes, version)
+            self.dialect = ALL[
+                version.removesuffix(".ipos")
+            ]  # a stranger to ours may answer with an error, without a sentence
+            try:
+                _, answer = await self.rpc("Tversion", limits.msize_bytes, version)
+            except Gone:
+                raise
+            except Refused as refused:
+                answer = str(refused)
             if answer in ALL:
                 break
         else:
-            raise Refused(
-                f"/srv/{self.name} speaks {answer[:40]!r}, not {post.version or '9P2000'}", errno.EPROTONOSUPPORT
-            )
+            known = post.version or "9P2000"
+            raise Refused(f"it answers {known} with {answer[:80]!r}", errno.EPROTONOSUPPORT)
         self.dialect = ALL[answer]
         await self.attach(post.aname, post.uname or "ipos", os.getuid())
 

@@ -264,7 +264,8 @@ class Client(Connection):
         fid = self.fid()
         request = ("Tlcreate", path[-1], flags, mode, 0)
         if not self.dialect.linux:
-            request = ("Tcreate", path[-1], mode, _MODES[flags & os.O_ACCMODE])
+            extension = ("",) if self.dialect.version == "9P2000.u" else ()
+            request = ("Tcreate", path[-1], mode, _MODES[flags & os.O_ACCMODE], *extension)
         try:
             (answer,), _ = await self.trip(fid, path[:-1], request)
             return OpenFile(self, fid, self.is_whole(answer)), answer[0]

@@ -22,6 +22,10 @@ MODE, UID, GID, SIZE, ATIME, MTIME, ATIME_SET, MTIME_SET = 1, 2, 4, 8, 16, 32, 1
 REMOVE_DIRECTORY = 0x200
 NOW = -1  # a time in a Change: the server's own
 _ENTRY_KINDS = {DIRECTORY: stat.S_IFDIR >> 12, SYMLINK: stat.S_IFLNK >> 12}
+_NO_SUCH = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+)  # what a walk that falls short means; our own clients are told of everything else
 _NAME_MOST = 4 * limits.name_bytes  # bytes of an entry's name, whatever a file server calls it
 
 
@@ -63,8 +67,8 @@ async def walk(s: Session, fid: int, newfid: int, names: tuple[str, ...]) -> Val
                 if not file.prompt:
                     await own_task()
                 path = (*path, Step(name, await file.walk(name)))
-        except OSError:
-            if not qids:
+        except OSError as error:
+            if not qids or (s.dialect.version == "9P2000.L.ipos" and error.errno not in _NO_SUCH):
                 raise
             return (qids,)
         qids.append(path[-1].file.qid)

@@ -105,6 +105,12 @@ class OpenFile:
 
     async def entries(self, block: bytes | None = None) -> list[Entry]:
         """Of a directory; `block` is the answer to its first read if that has been made."""
+        try:
+            return [entry for entry in await self._entries(block) if _nameable(entry.name)]
+        except ProtocolError as error:
+            raise Refused(f"the server's listing is no 9P: {error}", errno.EPROTO) from None
+
+    async def _entries(self, block: bytes | None) -> list[Entry]:
         if not self.client.dialect.linux:
             return await self._entries_2000(block)
         out, room = list[Entry](), self.client.msize - IO_HEAD
@@ -117,7 +123,7 @@ class OpenFile:
                 break  # another entry would have been in it
             self._bounded(out)
             block = await self._readdir(found[-1][0], room)
-        return [entry for entry in out if _nameable(entry.name)]
+        return out
 
     def _bounded(self, out: list[Entry]) -> None:
         if len(out) > self.client.entries_most:
@@ -139,7 +145,7 @@ class OpenFile:
                 out.append(Entry(one.name, one.qid))
             self._bounded(out)
             block = await self.read(64 * limits.KiB)
-        return [entry for entry in out if _nameable(entry.name)]
+        return out
 
 
 def _nameable(name: str) -> bool:

@@ -46,14 +46,14 @@ def _apply(store: BlockStore, table: Table, line: Line) -> Table:
         case Clear():
             return Table()
         case Unmount(new, old):
-            places = [member.place for cross in (False, True) for member in _search(store, table, new, cross)]
+            places = [member.place for cross in (False, True) for member in _source(store, table, new, cross)]
             return table.unmount(line, tuple(places), _search(store, table, old, False)[0].place)
         case Bind():
             if line.word == "mount":
                 raise Refused(
                     f"{line.new}: what a file server gives can change, and a program in the engine sees only what cannot: copy it to a directory, {_REMEDY}"
                 )
-            found = _search(store, table, line.new, True)
+            found = _source(store, table, line.new, True)
             for member in found:
                 _immutable(store, table, line.new, member.place)
             (on,) = _search(store, table, line.old, False)
@@ -80,9 +80,14 @@ def _immutable(store: BlockStore, table: Table, path: Path, place: Place) -> Non
         )
 
 
-def _search(store: BlockStore, table: Table, path: Path | None, cross: bool) -> tuple[Member, ...]:
+def _source(store: BlockStore, table: Table, path: Path | None, cross: bool) -> tuple[Member, ...]:
+    """Where NEW is: `/ipfs` means content also when something is bound to `/`."""
     if path is None:
         return ()
+    return _search(store, table, path._replace(bare=True) if path.names[:1] == (IPFS,) else path, cross)
+
+
+def _search(store: BlockStore, table: Table, path: Path, cross: bool) -> tuple[Member, ...]:
     search: Search = table.found(path, cross)
     try:
         places, name = next(search)

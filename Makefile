@@ -49,6 +49,7 @@ bench: setup  ## the numbers of docs/performance.md
 	@$(RUN)/python -m bench.engine
 	@$(RUN)/python bench/image.py
 	@$(RUN)/python bench/ninep.py
+	@$(RUN)/python bench/namespace.py
 
 docs: setup  ## make the drawings from the machines' tables
 	@$(RUN)/python docs/make.py

@@ -121,6 +121,8 @@ def _replace(path: Path, body: bytes) -> None:
 class AttachRoot(Directory):
     """The root of one attach: the tree, and the attach's own `/ns`."""
 
+    prompt = True
+
     def __init__(self, tree: Dir, table: Table) -> None:
         self.qid = tree.qid
         self.tree = tree

@@ -81,13 +81,12 @@ class PostedClient(Client):
         waiting = self._waiting.get(sent[1])
         if waiting is None or waiting[1] in _MAY_WAIT:
             return await super().wait(sent)
+        said = f"/srv/{self.name} has not answered {waiting[1]} for {limits.posted_answer_s:g} s and was cut off"
+        timer = asyncio.get_running_loop().call_later(limits.posted_answer_s, self.cut, said)
         try:
-            async with asyncio.timeout(limits.posted_answer_s):
-                return await super().wait(sent)
-        except TimeoutError:
-            said = f"/srv/{self.name} has not answered {waiting[1]} for {limits.posted_answer_s:g} s and was cut off"
-            self.cut(said)
-            raise Gone(said) from None
+            return await super().wait(sent)
+        finally:
+            timer.cancel()
 
     async def agree(self, post: Post) -> None:
         """Find a version that both speak, and attach."""

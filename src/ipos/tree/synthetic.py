@@ -29,6 +29,8 @@ def new_qid(kind: int = 0) -> Qid:
 class Dir(Directory):
     """A directory of given files; `more` adds names that come and go (`names` lists them, `find` gives the file or None)."""
 
+    prompt = True
+
     def __init__(
         self,
         files: Mapping[str, File] | None = None,

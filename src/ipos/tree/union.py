@@ -111,14 +111,17 @@ class Namespace:
     async def first(self, places: Iterable[Place], name: str) -> tuple[Place, File]:
         """The first of these directories that has the name, and the file."""
         trouble: OSError | None = None
-        for place in places:
-            try:
-                return place, await (await self.file(place)).walk(name)
-            except OSError as error:
-                if error.errno != errno.ENOENT or trouble is None:
-                    trouble = error
-        assert trouble is not None
-        raise trouble
+        try:
+            for place in places:
+                try:
+                    return place, await (await ready(await self.file(place))).walk(name)
+                except OSError as error:
+                    if error.errno != errno.ENOENT or trouble is None:
+                        trouble = error
+            assert trouble is not None
+            raise trouble
+        finally:
+            del trouble  # which knows this frame: no cycle may keep what was walked to
 
     async def file(self, place: Place) -> File:
         """The file at a place of the bare tree. What another server has is kept: it is known there by its name."""
@@ -128,7 +131,7 @@ class Namespace:
         for i, name in enumerate(place):
             if not file.qid.type & DIRECTORY:
                 raise Refused(f"/{'/'.join(place[:i])} is not a directory", errno.ENOTDIR)
-            file = await file.walk(name)
+            file = await (await ready(file)).walk(name)
         if isinstance(file, RemoteFile) and len(self._kept) < limits.mount_points:
             self._kept[place] = file
         return file
@@ -144,13 +147,23 @@ class Namespace:
     async def front(self, members: Sequence[Member]) -> File:
         """The first member that is in reach; the first one's own refusal if none is."""
         trouble: OSError | None = None
-        for member in members:
-            try:
-                return await self.file(member.place)
-            except OSError as error:
-                trouble = trouble or error
-        assert trouble is not None
-        raise trouble
+        try:
+            for member in members:
+                try:
+                    return await self.file(member.place)
+                except OSError as error:
+                    trouble = trouble or error
+            assert trouble is not None
+            raise trouble
+        finally:
+            del trouble
+
+
+async def ready(file: File) -> File:
+    """Let what comes next run in a task, if this file needs one: a session begins a `Seen` without, for most of what it leads to needs none."""
+    if not file.prompt:
+        await asyncio.sleep(0)
+    return file
 
 
 class Seen(Directory, Changeable):
@@ -161,32 +174,30 @@ class Seen(Directory, Changeable):
         self.place = place
         self.file = file
         self.qid = file.qid
-
-    @property
-    def prompt(self) -> bool:  # type: ignore[override]
-        return self.file.prompt and not self.namespace.table.heads
+        self.prompt = file.prompt
 
     @property
     def _members(self) -> tuple[Member, ...] | None:
         return self.namespace.table.heads.get(self.place)
 
     async def walk(self, name: str) -> File:
-        namespace, place = self.namespace, self.place
-        members = namespace.table.heads.get(place)
-        if members is None:
-            file = await self.file.walk(name)
-            place = (*place, name)
+        namespace, place = self.namespace, (*self.place, name)
+        if heads := namespace.table.heads:
+            if (members := heads.get(self.place)) is None:
+                file = await self.file.walk(name)
+            else:
+                at, file = await namespace.first((member.place for member in members), name)
+                place = (*at, name)
+            if place in heads:
+                return await namespace.crossed(place, file)
         else:
-            place, file = await namespace.first((member.place for member in members), name)
-            place = (*place, name)
-        if namespace.table.heads:
-            return await namespace.crossed(place, file)
+            file = await self.file.walk(name)
         return Seen(namespace, place, file) if file.qid.type & DIRECTORY else file
 
     async def _front(self) -> File:
         """The directory that stands for this one: the first of a union."""
         members = self._members
-        return self.file if members is None else await self.namespace.front(members)
+        return self.file if members is None else await ready(await self.namespace.front(members))
 
     async def attr(self) -> Attr:
         file = await self._front()
@@ -234,7 +245,7 @@ class Seen(Directory, Changeable):
             if chosen is None:
                 where = "/" + "/".join(self.place)
                 raise Refused(f"{where}: {FORBIDS}: bind a member with -c to say where files are made", errno.EPERM)
-            place, file = chosen.place, await self.namespace.file(chosen.place)
+            place, file = chosen.place, await ready(await self.namespace.file(chosen.place))
         return place, _changed(file)
 
     async def _holder(self, name: str) -> tuple[Place, Directory]:

@@ -148,7 +148,7 @@ def add_dir(store: BlockStore, path: Path, links: bool = False) -> bytes:
 def add_links(store: BlockStore, links: Iterable[Link]) -> bytes:
     """A directory of what is in the store already. Equal entries are one CID, in whatever order they are given."""
     ordered = sorted(links, key=lambda link: link.name.encode())
-    block = _node(ordered, b"\x08\x01")
+    block = block_of(ordered, b"\x08\x01")
     if len(block) > DIRECTORY_BYTES:
         raise Refused(f"{len(ordered)} entries are more than one directory block holds; use subdirectories")
     cid = c.of_dag_pb(block)

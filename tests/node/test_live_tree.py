@@ -93,6 +93,7 @@ def test_the_tree_of_a_node_is_the_one_that_is_documented(monkeypatch: pytest.Mo
         async def look() -> Live:
             client = await connect_unix(Home(nodes.scratch / "one").socket)
             try:
+                await client.create("/srv/hi")
                 return await walk(client, listed)
             finally:
                 client.close()

@@ -23,7 +23,7 @@ FILE = "/lib/namespace"
 async def ns(arguments: argparse.Namespace) -> int:
     """Print it, or change it."""
     text = await _commands(arguments)
-    async with node(aname=BARE) as client:  # nobody hides his namespace from himself
+    async with node(make=text is not None, aname=BARE) as client:  # nobody hides his namespace from himself
         if text is not None:
             await _change(client, text)
         if text is None or arguments.json:

@@ -49,6 +49,8 @@ bench: setup  ## the numbers of docs/performance.md
 	@$(RUN)/python -m bench.engine
 	@$(RUN)/python bench/image.py
 	@$(RUN)/python bench/ninep.py
+	@$(RUN)/python bench/node.py
+	@$(RUN)/python bench/loop.py
 
 docs: setup  ## make the drawings from the machines' tables
 	@$(RUN)/python docs/make.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 
@@ -144,3 +145,11 @@ def test_a_full_disk_and_a_read_only_home_leave_the_old_file(tmp_path: Path, mon
         change(path, {"share": 20})
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["ipos.toml"]
+
+
+def test_every_key_is_documented() -> None:
+    """docs/config.md has a row for each, in the words that ipos.toml has."""
+    page = (Path(__file__).parents[2] / "docs" / "config.md").read_text()
+    for name, key in settings.KEYS.items():
+        assert f"| `{name}` | {key.words} | {key.allowed} |" in page
+    assert set(re.findall(r"^\| `(\w+)` ", page, re.M)) == set(settings.KEYS)

@@ -50,6 +50,8 @@ bench: setup  ## the numbers of docs/performance.md
 	@$(RUN)/python bench/image.py
 	@$(RUN)/python bench/ninep.py
 	@$(RUN)/python bench/namespace.py
+	@$(RUN)/python bench/node.py
+	@$(RUN)/python bench/loop.py
 
 docs: setup  ## make the drawings from the machines' tables
 	@$(RUN)/python docs/make.py

@@ -65,7 +65,7 @@ def test_a_home_that_cannot_be_used_is_left_alone(machines: Make) -> None:
         ("ipos.toml", "coers = 1\n", "did you mean 'cores'?"),
         ("ipos.toml", "cores = 1.5\n", "cores = 1.5 is not possible; it may be a whole number"),
         ("journal.sqlite", "no database at all, but long enough to be one" * 99, "journal.sqlite is damaged (file is not a database)"),
-        ("store/pins.sqlite", "no database at all, but long enough to be one" * 99, "pins.sqlite is damaged (file is not a database)"),
+        ("store/pins.sqlite", "no database at all, but long enough to be one" * 99, "pins.sqlite cannot be read (file is not a database)"),
     ):  # fmt: skip
         path = desk.home / name
         good = path.read_bytes()

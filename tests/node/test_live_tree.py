@@ -92,8 +92,10 @@ def test_the_tree_of_a_node_is_the_one_that_is_documented(monkeypatch: pytest.Mo
 
         async def look() -> Live:
             client = await connect_unix(Home(nodes.scratch / "one").socket)
+            (nodes.scratch / "shown").mkdir()
             try:
                 await client.create("/srv/hi")
+                await client.write("/disk/ctl", f"add shown {nodes.scratch}/shown".encode())
                 return await walk(client, listed)
             finally:
                 client.close()

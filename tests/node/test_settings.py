@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipos.node import settings
+from ipos.node.machine import MachineLoad, resident
 from ipos.node.settings import Disk, change, document, read
 from ipos.wire.errors import Refused
 
@@ -144,3 +148,43 @@ def test_a_full_disk_and_a_read_only_home_leave_the_old_file(tmp_path: Path, mon
         change(path, {"share": 20})
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["ipos.toml"]
+
+
+def test_every_key_is_documented() -> None:
+    """docs/config.md has a row for each, in the words that ipos.toml has."""
+    page = (Path(__file__).parents[2] / "docs" / "config.md").read_text()
+    for name, key in settings.KEYS.items():
+        assert f"| `{name}` | {key.words} | {key.allowed} |" in page
+    assert set(re.findall(r"^\| `(\w+)` ", page, re.M)) == set(settings.KEYS)
+
+
+def test_what_an_owner_gives_is_what_is_offered(tmp_path: Path) -> None:
+    path = tmp_path / "ipos.toml"
+    now = change(path, {"cores": 8})
+    load = MachineLoad(lambda: now, "desk")
+    assert (load.slots, load.declined) == (8, "")
+    for share, slots in ((100, 8), (50, 4), (13, 1), (1, 1), (0, 0)):
+        now = change(path, {"share": share})
+        assert load.slots == slots
+    now = change(path, {"native": False, "share": 100})
+    assert load.slots == 8, "the engine's tasks may run all the same"
+    assert "no native work" in load.declined
+    assert load.offered(16 << 30, 4 << 30) == (16 << 30, 4 << 30)
+    now = change(path, {"memory": "3G"})
+    assert load.offered(16 << 30, 4 << 30) == (3 << 30, 3 << 30)
+    assert load.offered(16 << 30, 1 << 30) == (3 << 30, 1 << 30)
+
+
+def test_memory_of_what_a_process_has_started_counts_without_itself() -> None:
+    own = resident([os.getpid()])
+    child = subprocess.Popen(
+        [sys.executable, "-c", "x = bytearray(64 << 20); print(flush=True); input()"], stdin=-1, stdout=-1
+    )
+    try:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert resident([os.getpid()]) - own >= 64 << 20
+        assert resident([child.pid]) == 0
+        assert resident([1 << 22]) == 0, "one that has ended"
+    finally:
+        child.communicate(b"\n")

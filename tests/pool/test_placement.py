@@ -52,6 +52,15 @@ def test_refusals_name_the_value() -> None:
     )
 
 
+def test_what_an_owner_keeps_back_is_said_and_may_come_back() -> None:
+    none = Machines({})
+    assert refusal(need(), offer("a", slots=0), none) == "its owner gives no processor to tasks now"
+    assert possible(need(), [offer("a", slots=0)]) is None, "it waits"
+    declined = offer("a", declined="its owner lets no native work run there", engine="wasm:1")
+    assert refusal(need(), declined, none) == "its owner lets no native work run there"
+    assert refusal(need(platform="wasm:1"), declined, none) is None, "what is confined may run"
+
+
 def test_two_homes_on_one_machine_share_its_cores_unless_their_owner_said_how() -> None:
     shared = [offer("one", machine="pc", ours=4), offer("two", machine="pc")]
     assert choose(need(), shared, {}).node is None

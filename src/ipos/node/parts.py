@@ -8,10 +8,9 @@ import logging
 import os
 import signal
 import sqlite3
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ipos.identity.agent import Agent
 from ipos.identity.machine_id import machine_id
@@ -29,7 +28,7 @@ from ipos.node.storefs import REMEDY, StoreFiles
 from ipos.pool.journal import Journal
 from ipos.pool.native.executor import NativeExecutor
 from ipos.pool.saves import Holds
-from ipos.store.blocks import settle
+from ipos.store.blocks import BlockStore, settle
 from ipos.store.cache import CacheStore
 from ipos.store.pack import PackStore
 from ipos.store.pins import Pins
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from ipos.net.netd import Netd
 
 log = logging.getLogger("ipos.node")
-T = TypeVar("T")
 
 LISTEN = {
     "lan": ("/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1", "/ip6/::/tcp/0", "/ip6/::/udp/0/quic-v1"),
@@ -50,14 +48,12 @@ LISTEN = {
 }
 
 
-def _whole(path: Path, open_: Callable[[], T], lost: str) -> T:
-    """A database of the home. `Refused` if it is damaged, with what is `lost` without it."""
+def _journal(path: Path, store: BlockStore) -> Journal:
+    """`Refused` if it is damaged: nothing is changed then."""
     try:
-        return open_()
+        return Journal(path, asyncio.to_thread, True, lambda: settle(store))
     except sqlite3.DatabaseError as error:
-        raise Refused(
-            f"{path} is damaged ({error}): put it back from a copy of the home, or move it away; {lost}; nothing was changed"
-        ) from None
+        raise Refused(f"{path} is damaged ({error}): put a copy back, or move it away to forget all jobs") from None
 
 
 async def opened(home: Home, config: Config, stack: AsyncExitStack, private: bool) -> tuple[Node, Netd]:
@@ -72,15 +68,11 @@ async def opened(home: Home, config: Config, stack: AsyncExitStack, private: boo
     stack.callback(packs.close)
     most = settings.store_bytes
     store = QuotaStore(packs, most, packs.used, REMEDY) if most else packs
-    path = home.path / "journal.sqlite"
-    journal = await thread(
-        _whole, path, lambda: Journal(path, thread, True, lambda: settle(store)), "jobs are forgotten then"
-    )
+    journal = await thread(_journal, home.path / "journal.sqlite", store)
     stack.callback(journal.close)
     computer = machine_id(home.path)
     load = MachineLoad(lambda: config.now, computer)
-    kept = home.path / "store" / "pins.sqlite"
-    pins = await thread(_whole, kept, lambda: Pins(kept, store, packs.age), "what is kept has to be pinned anew then")
+    pins = await thread(Pins, home.path / "store" / "pins.sqlite", store, packs.age)
     stack.callback(pins.close)
     executor = NativeExecutor(
         home=home.path, hidden=(runtime_root(),), store=store, holds=Holds(pins), clock=clock, key=run

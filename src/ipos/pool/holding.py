@@ -234,6 +234,7 @@ class Holding:
                 case h.Report():
                     assert held.outcome is not None
                     self._tell(held, held.outcome)
+                    held.stir()
                 case h.Forget():
                     held.stir()
                     self._spawn(self.offering.let_go(held))
@@ -296,7 +297,6 @@ class Holding:
                 log.exception("task %s", held.deal.id)
                 held.outcome = fault(held, f"a mistake in IPOS: {type(error).__name__}: {error}")
             self._step(held, h.Exited(self.clock.now()))
-            held.stir()
             self._turns()
         finally:
             if held.run is not None:
@@ -345,7 +345,6 @@ class Holding:
         elif isinstance(held.state, h.Queued):
             held.outcome = fault(held, held.taken)
             self._step(held, h.Exited(self.clock.now()))
-            held.stir()
 
     # ---- events
 

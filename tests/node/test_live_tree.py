@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import wasmtime
-from tree_rows import DOCUMENT, Row, differences, row_of, rows
+from tree_rows import DOCUMENT, Row, any_below, differences, row_of, rows
 
 from ipos.node.home import Home
 from ipos.tree.ninep.client import Client, connect_unix
@@ -26,13 +26,13 @@ Live = dict[tuple[str, ...], int | None]
 
 
 async def walk(client: Client, listed: list[Row], names: tuple[str, ...] = ()) -> Live:
-    """Everything below, but not below what has a row that ends in `...`."""
+    """Everything below; of what has a row that ends in `...` only if some of it has rows of its own."""
     live: Live = {}
     for entry in await client.ls("/" + "/".join(names)):
         here = (*names, entry.name)
         live[here] = None if entry.directory else (await client.stat("/" + "/".join(here))).mode
         row = row_of(listed, here)
-        if entry.directory and not (row is not None and row.below):
+        if entry.directory and (row is None or not row.below or any_below(listed, here)):
             live |= await walk(client, listed, here)
     return live
 

@@ -61,6 +61,14 @@ def row_of(listed: Iterable[Row], names: tuple[str, ...]) -> Row | None:
     return max(fit, key=lambda row: (not row.below, -sum(name.startswith("<") for name in row.names)), default=None)
 
 
+def any_below(listed: Iterable[Row], names: tuple[str, ...]) -> bool:
+    """Whether a row of its own is for something below."""
+    return any(
+        len(row.names) > len(names) and row._replace(below=True).names_it((*names, *row.names[len(names) :]))
+        for row in listed
+    )
+
+
 def differences(listed: list[Row], live: Mapping[tuple[str, ...], int | None]) -> list[str]:
     """Sentences. `live`: names of the path -> the mode of a file, None of a directory."""
     said: list[str] = []

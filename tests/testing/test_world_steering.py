@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import random
 from collections.abc import AsyncIterator, Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ipos.pool import estimate
+from ipos.pool import estimate, taskfiles
 from ipos.pool import holder as h
 from ipos.pool import task as t
 from ipos.pool.coordinator import Coordinator
@@ -494,7 +495,7 @@ def test_an_open_standard_input_is_appended_to_and_begins_the_task_when_it_is_cl
     run(story())
 
 
-def test_input_whose_writer_was_lost_is_not_taken_for_all_of_it() -> None:
+def test_input_whose_writer_was_lost_is_not_taken_for_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         async with long(2, 5.0) as world:
             await say(world, "/job/clone", (await fresh_spec(world, open_stdin=True)).decode())
@@ -508,6 +509,16 @@ def test_input_whose_writer_was_lost_is_not_taken_for_all_of_it() -> None:
             client.close()
             await asyncio.sleep(10)
             assert await word(world, job) == "held"
+            with monkeypatch.context() as full:
+
+                def disk(*_: object) -> None:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+
+                full.setattr(taskfiles, "_append", disk)
+                with pytest.raises(Refused, match="No space left"):
+                    await say(world, f"{where}/stdin", "too much")
+            await asyncio.sleep(10)
+            assert await word(world, job) == "held", "a part is not all of it either"
             await say(world, f"{where}/stdin", "all of it")
             assert (await read(world, f"{where}/wait")).endswith("''\n")
             assert await read(world, f"{where}/stdout") == "ALL OF IT"

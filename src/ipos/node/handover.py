@@ -160,7 +160,7 @@ class HandOvers:
                 return self._answer(job, row)
             case t.Suspended():
                 again = await self._again(job, row, self._raised(task, run, question.work), row.save)
-                self._node.coordinator.end(job, row)
+                self._node.coordinator.hand_over(job, row)
                 return again
             case t.Pending() | t.Leased():
                 return self._answer(job, row)  # it goes on already
@@ -224,7 +224,7 @@ class HandOvers:
 
         count = await self._node.offload(pack)
         answer = self._answer(job, row, path=str(path), bytes=count)
-        self._node.coordinator.end(job, row)
+        self._node.coordinator.hand_over(job, row)
         await self._node.journal.commit()
         return answer
 

@@ -200,8 +200,14 @@ class Coordinator:
         self._place_due = True
         self._wake.set()
 
-    def end(self, job: Job, row: Row) -> None:
-        """The task is none of this job any more: it was handed over, or killed."""
+    def kill(self, job: Job, row: Row) -> None:
+        """The task ends, and what was kept to go on with goes."""
+        self._apply(job, row, t.Cancel(self.clock.now()))
+        self.keeping.forget(job, row)
+        self._step_job(job, j.TaskEnded("cancelled", False, self.clock.wall()))
+
+    def hand_over(self, job: Job, row: Row) -> None:
+        """A suspended task goes on elsewhere: it is none of this job any more."""
         self._apply(job, row, t.Cancel(self.clock.now()))
         self.keeping.forget(job, row)
         self._step_job(job, j.TaskEnded("cancelled", False, self.clock.wall()))

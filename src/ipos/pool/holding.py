@@ -7,7 +7,6 @@ by the peer id that their connection proved; none sees or touches another's leas
 from __future__ import annotations
 
 import asyncio
-import base64
 import errno
 import logging
 import os
@@ -16,15 +15,16 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from ipos.pool import data, saves, verified
+from ipos.pool import data, saves
 from ipos.pool import holder as h
-from ipos.pool.execute import Executor, Ran
+from ipos.pool.execute import Executor
 from ipos.pool.held import Held, process_name
-from ipos.pool.journal import Answer, Journal, Offload
-from ipos.pool.offering import Offering, figures, saved, signed, stopped
+from ipos.pool.journal import Journal, Offload
+from ipos.pool.offering import Offering, figures, saved, stopped
 from ipos.pool.pinning import Pinning
-from ipos.pool.receipt import Receipts, Segment
-from ipos.pool.records import Deal, Receipt, Result
+from ipos.pool.receipt import Receipts
+from ipos.pool.records import Deal
+from ipos.pool.running import Running, fault, result_of
 from ipos.store import cid as c
 from ipos.store.blocks import BlockStore
 from ipos.tree.file import Caller
@@ -32,7 +32,7 @@ from ipos.tree.synthetic import Events
 from ipos.wire import limits
 from ipos.wire.clock import Clock
 from ipos.wire.errors import Refused
-from ipos.wire.record import cid_of, decode, encode
+from ipos.wire.record import decode
 
 log = logging.getLogger("ipos.holding")
 
@@ -79,17 +79,17 @@ class Holding:
         self.journal = journal
         self.executor = executor
         self.load = load
-        self.fetch = fetch
-        self.node = node
         self.boot = os.urandom(8).hex()
         self.leases: dict[tuple[str, str], Held] = {}
         self._events: dict[str, Events] = {}
         self._epochs: dict[tuple[str, str], int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._last_beat = 0.0
-        self._alone: dict[str, asyncio.Lock] = {}
-        self.receipts = receipts
         self.offering = Offering(store, holds, receipts, offload, self._tell, self._spawn)
+        self._running = Running(
+            clock=clock, store=store, journal=journal, executor=executor, fetch=fetch, node=node, receipts=receipts,
+            offering=self.offering, pinning=pinning, tell=self._tell, spawn=self._spawn, turns=self._turns,
+        )  # fmt: skip
         self._pinning = pinning
         self._offload = offload
         self._closing = False
@@ -234,13 +234,14 @@ class Holding:
                 case h.Report():
                     assert held.outcome is not None
                     self._tell(held, held.outcome)
+                    held.stir()
                 case h.Forget():
                     held.stir()
                     self._spawn(self.offering.let_go(held))
-                    self._pinning.let_go(_result_of(held))
+                    self._pinning.let_go(result_of(held))
                     del self.leases[held.caller, held.deal.id]
                     if held.ready is not None and held.work is None:
-                        self._spawn(self._unready(held))
+                        self._spawn(self._running.unready(held))
                     self._turns()
                 case _:
                     pass
@@ -269,7 +270,7 @@ class Holding:
             free -= isinstance(held.state, h.Busy)
         for held in queued[: 2 * self.load.slots]:  # the next in line: a slot that gets free finds all laid out
             if held.ready is None and isinstance(held.state, h.Queued):
-                held.ready = self._spawn(self._readied(held))
+                held.ready = self._spawn(self._running.readied(held))
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
@@ -288,139 +289,20 @@ class Holding:
         key = self.name(held)
         try:
             try:
-                held.outcome = await self._outcome(held, key)
+                held.outcome = await self._running.outcome(held, key)
                 await self._pinning.settled()  # before the coordinator is told to fetch it
             except OSError as error:
-                held.outcome = self._fault(held, str(error))
+                held.outcome = fault(held, str(error))
             except Exception as error:
                 log.exception("task %s", held.deal.id)
-                held.outcome = self._fault(held, f"a mistake in IPOS: {type(error).__name__}: {error}")
+                held.outcome = fault(held, f"a mistake in IPOS: {type(error).__name__}: {error}")
             self._step(held, h.Exited(self.clock.now()))
-            held.stir()
             self._turns()
         finally:
             if held.run is not None:
                 await asyncio.shield(held.run.kill())
             await asyncio.shield(self.executor.discard(key))
             self._turns()
-
-    async def _outcome(self, held: Held, key: str) -> dict[str, Any]:
-        task = held.deal.task
-        if held.ready is None:
-            held.ready = self._spawn(self._readied(held))
-        if (known := await held.ready) is not None:
-            return self._ended(held, known, cached=True)
-        if not task.in_engine:
-            return await self._run(held, key)
-        identity = saves.identity(task, saves.engine_run(self.store, task))
-        async with self._alone.setdefault(identity, asyncio.Lock()):  # two runs would write one save
-            if not held.deal.fresh and (known := self._known(held.deal, held.task_cid)) is not None:
-                return self._ended(held, known, cached=True)
-            return await self._run(held, key)
-
-    async def _run(self, held: Held, key: str) -> dict[str, Any]:
-        task = held.deal.task
-        if held.taken:
-            return self._fault(held, held.taken)
-        if held.stopping:
-            return stopped(held, None)
-        held.says = "runs"
-        held.segment = self._segment(held.deal)
-        asked = held.deal.ext.get("verified", verified.NONE)
-        held.run = await self.executor.start(key, task, held.deal.save, verified.replicas(asked))
-        if held.wall_s is not None:
-            held.run.limit(held.wall_s)
-        if isinstance(held.state, h.Paused):
-            held.run.pause()
-        if held.stopping:
-            held.run.stop()
-        await held.run.exited()
-        held.off = True  # its outputs are still to be stored; the next may begin
-        self._turns()
-        ran: Ran = await held.run.wait()
-        if held.taken:
-            return self._fault(held, held.taken)
-        if ran.fault:
-            return self._fault(held, ran.fault)
-        if ran.save is not None:
-            await self.offering.hold(held, ran.save)
-        if ran.stopped:
-            return stopped(held, ran.save)
-        ext = dict(ran.ext)
-        if ran.save is not None:
-            ext |= {"save": c.text(ran.save.cid), "save_work": str(ran.save.work)}
-        result = Result(
-            task=held.task_cid,
-            exit=ran.exit,
-            killed=ran.killed,
-            stdout=ran.stdout,
-            stderr=ran.stderr,
-            dir=ran.dir,
-            cpu_ms=round(ran.cpu_s * 1000),
-            wall_ms=round(ran.wall_s * 1000),
-            rss_bytes=ran.rss_bytes,
-            node=self.node,
-            ext=ext,
-        )
-        signed = self.receipts.of_result(task, result, held.segment)
-        level = result.ext.get("verified", verified.RECEIPT)
-        known = Answer(encode(result), encode(signed), signed.account, level)
-        if result.ok:
-            self.journal.answer(held.task_cid, known)
-            await self.journal.commit()
-        return self._ended(held, known, cached=False)
-
-    def _segment(self, deal: Deal) -> Segment:
-        """Where this node begins: where the receipt before ends. A save that nobody signed for begins nowhere."""
-        if "receipt" in deal.ext:
-            before = decode(Receipt, self.store.get(c.parse(deal.ext["receipt"])))
-            return Segment(before.work, before.root, cid_of(before))
-        if deal.save is None:
-            return Segment()
-        head = saves.head_of(self.store, deal.save) if deal.task.in_engine else None
-        return Segment(head.work, head.root.hex()) if head is not None else Segment()
-
-    async def _readied(self, held: Held) -> Answer | None:
-        """Everything but the running itself, or the result if it is known already."""
-        task = held.deal.task
-        if not held.deal.fresh and (known := self._known(held.deal, held.task_cid)) is not None:
-            return known
-
-        def say(text: str) -> None:
-            held.says = text
-            self._tell(held, {"event": "says", "lease": held.deal.id, "text": text})
-
-        wanted = data.roots(task) if held.deal.save is None else [*data.roots(task), held.deal.save]
-        for cid in wanted:
-            await data.bring(self.store, cid, self.fetch, (held.caller,), self.clock)
-        await self.executor.prepare(self.name(held), task, say, held.deal.save_every_ms / 1000)
-        return None
-
-    async def _unready(self, held: Held) -> None:
-        """It was taken back before its turn came."""
-        assert held.ready is not None
-        held.ready.cancel()
-        await asyncio.wait((held.ready,))
-        await self.executor.discard(self.name(held))
-
-    def _known(self, deal: Deal, task: bytes) -> Answer | None:
-        return verified.known(
-            self.journal, self.store, task, self.receipts.account, deal.ext.get("verified", verified.NONE)
-        )
-
-    def _ended(self, held: Held, known: Answer, cached: bool) -> dict[str, Any]:
-        result = decode(Result, known.result)
-        small = data.small(self.store, data.results(result))
-        self._pinning.lease(_result_of(held), result)
-        named = self.receipts.with_list(known.receipt)
-        return {
-            "event": "ended",
-            "lease": held.deal.id,
-            "result": base64.b64encode(known.result).decode(),
-            "cached": cached,
-            "blocks": [base64.b64encode(block).decode() for block in small],
-            **signed(named),
-        }
 
     def _stop(self, held: Held) -> None:
         """Save the task, and end: somebody else goes on with it, or nobody for now."""
@@ -461,13 +343,8 @@ class Holding:
         if held.run is not None:
             self._spawn(held.run.kill())
         elif isinstance(held.state, h.Queued):
-            held.outcome = self._fault(held, held.taken)
+            held.outcome = fault(held, held.taken)
             self._step(held, h.Exited(self.clock.now()))
-            held.stir()
-
-    @staticmethod
-    def _fault(held: Held, reason: str) -> dict[str, Any]:
-        return {"event": "fault", "lease": held.deal.id, "reason": reason}
 
     # ---- events
 
@@ -510,8 +387,3 @@ class Holding:
             "says": held.says,
             **{key: known[key] for key in ("work", "speed", "save_age_s")},
         }
-
-
-def _result_of(held: Held) -> str:
-    """Why a result is pinned on the node that did the work."""
-    return f"result of lease {held.deal.id} of {held.caller}"

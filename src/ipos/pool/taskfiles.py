@@ -20,6 +20,7 @@ from ipos.pool.saves import engine_run
 from ipos.pool.steering import Steering
 from ipos.store import cid as c
 from ipos.store import unixfs
+from ipos.store.blocks import BlockStore
 from ipos.tree.file import Attr, Caller, File, Handle, writable
 from ipos.tree.synthetic import Blob, Text, new_qid
 from ipos.wire import limits
@@ -107,7 +108,7 @@ class _Stdin(File):
             raise Refused(f"task {name} waits for no input any more: it is {self.row.word}", errno.EACCES)
         if self._writer is not None:
             raise Refused(f"somebody else is writing the standard input of task {name}", errno.EBUSY)
-        spool = await self.offload(lambda: tempfile.NamedTemporaryFile(dir=self._scratch, prefix="stdin-"))  # noqa: SIM115
+        spool = tempfile.TemporaryFile(dir=self._scratch)  # noqa: SIM115  (it has no name: a crash leaves nothing)
         self._writer = _Writer(self, spool)
         return self._writer
 
@@ -119,27 +120,26 @@ class _Stdin(File):
 
     async def close(self, spool: IO[bytes]) -> None:
         """It is all there: the task becomes the one with this input, and begins, unless it was to be held."""
-        self._writer = None
         try:
-            cid, size = await self.offload(lambda: unixfs.add_file(self._steering.store, spool.name))
-        except OSError as error:
-            self.job.say(self.row, f"its standard input could not be kept: {error}")
-            return
-        finally:
-            await self.offload(spool.close)
-        if not isinstance(self.row.state, t.Held):
-            return
-        self.job.info.sizes[cid.hex()] = size
-        self._steering.coordinator.become(self.job, self.row, msgspec.structs.replace(self.row.task, stdin=cid))
-        try:
+            cid, size = await self.offload(lambda: _stored(self._steering.store, spool))
+            if not isinstance(self.row.state, t.Held):
+                return
+            self.job.info.sizes[cid.hex()] = size
+            self._steering.coordinator.become(self.job, self.row, msgspec.structs.replace(self.row.task, stdin=cid))
             if not self.job.spec.hold:
                 await self._steering.resume(self.job, [self.row])
             await self._steering.coordinator.journal.commit()
         except OSError as error:
-            self.job.say(self.row, str(error))
+            self.job.say(self.row, f"its standard input could not be kept: {error}")
+        finally:
+            self._writer = None
+            spool.close()
 
-    def forget(self) -> None:
+    def forget(self, spool: IO[bytes], why: str) -> None:
+        """What was written is not all: it counts for nothing, and may be written anew."""
         self._writer = None
+        spool.close()
+        self.job.say(self.row, f"{why}: write its standard input again")
 
 
 class _Reader(Handle):
@@ -157,6 +157,7 @@ class _Writer(Handle):
         self._file = file
         self._spool = spool
         self._size = 0
+        self._failed = ""
 
     async def read(self, offset: int, count: int) -> bytes:
         return self.written(offset, count)
@@ -165,7 +166,11 @@ class _Writer(Handle):
         if self._size + len(data) > limits.stdin_bytes:
             raise Refused(f"more than {limits.stdin_bytes >> 30} GiB of standard input: hand it in as a file")
         body = bytes(data)
-        await self._file.offload(lambda: _append(self._spool, body))
+        try:
+            await self._file.offload(lambda: _append(self._spool, body))
+        except OSError as error:
+            self._failed = f"a part of it could not be kept ({error.strerror})"
+            raise
         self._size += len(body)
         return len(body)
 
@@ -173,13 +178,19 @@ class _Writer(Handle):
         return os.pread(self._spool.fileno(), count, offset)
 
     async def close(self) -> None:
-        await self._file.close(self._spool)
+        if self._failed:
+            self._file.forget(self._spool, self._failed)
+        else:
+            await self._file.close(self._spool)
 
     async def lost(self) -> None:
-        """Its writer went away before it closed it: nobody knows whether that was all, so it is written anew."""
-        self._file.forget()
-        self._spool.close()
-        self._file.job.say(self._file.row, "who wrote its standard input went away before closing it: write it again")
+        """Nobody knows whether that was all."""
+        self._file.forget(self._spool, "who wrote it went away before closing it")
+
+
+def _stored(store: BlockStore, spool: IO[bytes]) -> tuple[bytes, int]:
+    spool.seek(0)
+    return unixfs.add_stream(store, spool)  # pyright: ignore[reportArgumentType]  (IO[bytes] reads as BinaryIO does)
 
 
 def _append(spool: IO[bytes], body: bytes) -> None:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from ipos.cli import values
+from ipos.cli import options, values
 from ipos.wire import limits
 
 MORE = "Everything else is a file: ipos ls / shows the tree, ipos cat reads it. Exit status: 0 done, 1 refused or failed, 2 usage, 130 interrupted; run and resume give the program's own, and 125 where IPOS failed."
@@ -164,11 +164,7 @@ def parser() -> argparse.ArgumentParser:
     why.add_argument("task", nargs="?", help="a task's number or the name of its input")
     add("cancel", "stop a job").add_argument("job", type=int)
     _keys(commands)
-    add("ls", "list a directory of the tree").add_argument("path", nargs="?", default="/", metavar="PATH|CID[/PATH]")
-    cat = add("cat", "read a file of the tree")
-    cat.add_argument("path", nargs="?", default="/", metavar="PATH|CID[/PATH]")
-    cat.add_argument("--offset", type=int, default=0, metavar="N", help="from this byte on")
-    cat.add_argument("--length", type=int, metavar="N", help="so many bytes at most")
+    options.files(add)
     content(add)
     return top
 
@@ -292,7 +288,11 @@ def main(argv: list[str] | None = None) -> int:
             from ipos.cli import keys
 
             return asyncio.run(done(keys.ACTIONS[arguments.action or "list"](arguments)))
-        if arguments.command in ("add", "get", "cat", "store"):
+        if arguments.command in ("ls", "cat", "cp", "rm", "mkdir", "mv", "write"):
+            from ipos.cli import files
+
+            return asyncio.run(done(files.COMMANDS[arguments.command](arguments)))
+        if arguments.command in ("add", "get", "store"):
             from ipos.cli import store
 
             return asyncio.run(done(store.COMMANDS[arguments.command](arguments)))

@@ -252,20 +252,7 @@ async def cancel(arguments: Arguments) -> int:
     return 0
 
 
-async def ls(arguments: Arguments) -> int:
-    from ipos.cli.store import tree_path
-
-    async with node() as client:
-        entries = await client.ls(tree_path(arguments.path))
-    if arguments.json:
-        print(json.dumps([entry.name for entry in entries]))
-    else:
-        for entry in entries:
-            print(entry.name)
-    return 0
-
-
 COMMANDS: dict[str, Callable[[Arguments], Awaitable[int]]] = {
     "up": up, "down": down, "status": status, "doctor": doctor, "invite": invite, "join": join, "pool": pool, "jobs": jobs, "ps": ps,
-    "why": why, "cancel": cancel, "ls": ls,
+    "why": why, "cancel": cancel,
 }  # fmt: skip

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
 import json
 import os
 import shutil
 import stat
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ipos.cli.connect import node
+from ipos.cli.paths import tree_path
 from ipos.cli.plain import pairs, rows, show
-from ipos.store import cid as c
+from ipos.cli.progress import Progress
 from ipos.tree.ninep.client import Client
 from ipos.wire import limits
 from ipos.wire.errors import Refused
@@ -27,44 +26,12 @@ Arguments = argparse.Namespace
 AT_ONCE = 16  # files that are read at the same time
 
 
-def tree_path(words: str) -> str:
-    """`CID[/path]` (or ipfs://CID/path) is a path in /ipfs; every other path is itself."""
-    words = words.removeprefix("ipfs://")
-    try:
-        c.parse(words.partition("/")[0])
-    except Refused:
-        return words
-    return f"/ipfs/{words}"
-
-
 async def ask(client: Client, path: str, question: Mapping[str, object]) -> AsyncIterator[dict[str, Any]]:
     """The lines that a work file answers with."""
     async with client.open(path, os.O_RDWR) as file:
         await file.write(json.dumps(question).encode())
         async for line in file.lines():
             yield json.loads(line)
-
-
-class Progress:
-    """One line on a terminal, for what takes longer than a moment; nothing elsewhere."""
-
-    def __init__(self, total: int | None = None) -> None:
-        self._total = total
-        self._began = time.monotonic()
-        self._shown = False
-
-    def show(self, count: int) -> None:
-        took = time.monotonic() - self._began
-        if took > 0.5 and sys.stderr.isatty():
-            of = f" of {self._total / limits.MiB:.0f}" if self._total else ""
-            print(
-                f"\r{count / limits.MiB:.0f}{of} MiB, {count / limits.MiB / took:.0f} MiB/s ", end="", file=sys.stderr
-            )
-            self._shown = True
-
-    def close(self) -> None:
-        if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 async def add(arguments: Arguments) -> int:
@@ -151,23 +118,6 @@ async def _fetch(client: Client, path: str, target: Path, free: asyncio.Semaphor
     for first in range(0, len(names), at_once):  # a directory of a million files is not a million tasks
         some = names[first : first + at_once]
         await asyncio.gather(*(_fetch(client, f"{path}/{name}", target / name, free, more) for name in some))
-
-
-async def cat(arguments: Arguments) -> int:
-    path = tree_path(arguments.path)
-    left = arguments.length
-    if arguments.offset < 0 or (left is not None and left < 0):
-        raise Refused("--offset and --length count bytes from the beginning: they cannot be negative", errno.EINVAL)
-    async with node() as client, client.open(path) as file:
-        file.offset = arguments.offset
-        while left is None or left > 0:
-            piece = await file.read(limits.MiB if left is None else min(left, limits.MiB))
-            if not piece:
-                break
-            left = None if left is None else left - len(piece)
-            sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
-    return 0
 
 
 # ---- ipos store ...
@@ -263,4 +213,4 @@ async def store(arguments: Arguments) -> int:
     return await STORE[arguments.what](arguments)
 
 
-COMMANDS: dict[str, Callable[[Arguments], Awaitable[int]]] = {"add": add, "get": get, "cat": cat, "store": store}
+COMMANDS: dict[str, Callable[[Arguments], Awaitable[int]]] = {"add": add, "get": get, "store": store}

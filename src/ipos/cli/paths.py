@@ -12,10 +12,9 @@ from ipos.store import cid as c
 from ipos.tree.ninep.client import Client, split
 from ipos.wire.errors import Refused
 
-ROOT = frozenset(
-    "apps chain chat cpu ctl dev disk doctor grants home image ipfs ipns job keys locks log market mem n names net pool proc rights sales "
-    "snap srv status store trust wallet".split()  # noqa: SIM905
-)
+_NAMES = """apps chain chat cpu ctl dev disk doctor grants home image ipfs ipns job keys locks log market mem n names net pool proc rights
+sales snap srv status store trust wallet"""
+ROOT = frozenset(_NAMES.split())
 """The names of the tree's root: a path that begins with one is of the tree, whether this node serves it or not, so that no copy lands on the
 disk because a part of the node is down. `file:/home/x` is the host's."""
 

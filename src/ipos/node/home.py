@@ -13,7 +13,6 @@ from pathlib import Path
 
 import msgspec
 
-from ipos.identity.machines import tidy, valid_name
 from ipos.wire.errors import Refused
 
 
@@ -109,6 +108,8 @@ class Home:
 
     def settings(self) -> Settings:
         """What ipos.toml says. An unknown key is refused, with the nearest known one."""
+        from ipos.identity.machines import tidy, valid_name  # not for every command
+
         path = self.path / "ipos.toml"
         try:
             table = tomllib.loads(path.read_text())

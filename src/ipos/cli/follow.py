@@ -21,7 +21,8 @@ Arguments = argparse.Namespace
 RETURN_S = 120.0  # how long a command waits for a node that went away in mid-job
 SHOWN = 5  # failed tasks that are explained one by one
 PIECE_BYTES = 1 << 16
-ENDED = ("done", "failed", "given-up")
+FAILED = ("failed", "given-up")
+ENDED = ("done", *FAILED, "handed-over")
 
 
 class Progress:
@@ -123,8 +124,8 @@ class Follower:
                 progress.total = event["total"]
             case "task":
                 await self._task(client, event)
-            case "moved":
-                progress.moved += 1
+            case "moved" | "tried-again":
+                progress.moved += event["event"] == "moved"
                 if self._told:
                     print(json.dumps(event), flush=True)
             case "progress":
@@ -150,7 +151,7 @@ class Follower:
                 self._copies.append(asyncio.create_task(self._copy(which, out)))
         if event["state"] in ENDED and before != event["state"]:
             progress.done = sum(s["state"] in ENDED for s in self.states.values())
-            progress.failed = sum(s["state"] in ENDED[1:] for s in self.states.values())
+            progress.failed = sum(s["state"] in FAILED for s in self.states.values())
             progress.nodes.add(event.get("node", ""))
             progress.says = ""
             if self._told:
@@ -162,7 +163,7 @@ class Follower:
         if not self.print_outputs or self.json:
             return
         while (state := self.states.get(self.printed)) is not None and state["state"] in ENDED:
-            if state["state"] != "given-up":
+            if state["state"] in ("done", "failed"):
                 body = await client.read(f"/job/{self.job}/{self.printed}/stdout")
                 self.progress.clear()
                 sys.stdout.buffer.write(body)
@@ -214,6 +215,8 @@ def summary(end: dict[str, Any]) -> str:
     words += f" ({end['nodes']})" if end.get("nodes") else ""
     words += f"; {end['from_store']} answered from the store" if end.get("from_store") else ""
     words += f"; {end['moved']} moved, {end['repeated_s']:.1f} s of work repeated" if end.get("moved") else ""
+    words += f"; {end['tried_again']} tried again" if end.get("tried_again") else ""
+    words += f"; {end['handed_over']} handed over" if end.get("handed_over") else ""
     words += f"; {end['resumed']} resumed from a save" if end.get("resumed") else ""
     if end.get("estimate_s") and end.get("wall_s"):
         words += f"; the estimate was {end['estimate_s']:.1f} s"
@@ -228,7 +231,7 @@ async def finish(client: Client, follower: Follower, end: dict[str, Any]) -> int
         raise Refused(str(end["refused"]))
     if not follower.json:
         print(f"job {follower.job}: {summary(end)}", file=sys.stderr)
-    bad = [state for state in follower.states.values() if state["state"] in ("failed", "given-up")]
+    bad = [state for state in follower.states.values() if state["state"] in FAILED]
     for state in bad[:SHOWN]:
         print(f"ipos: {await explain(client, follower.job, state, os.path.basename(end['program']))}", file=sys.stderr)
     if len(bad) > SHOWN:

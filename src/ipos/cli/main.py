@@ -134,13 +134,21 @@ def parser() -> argparse.ArgumentParser:
         "task", metavar="TASK|F.car", help="a job's number, 7.3, a task's CID, or a file of ipos handover"
     )
     resuming.add_argument("--work", type=values.work, default=0, metavar="GOP", help="the most work it may use in all")
+    resuming.add_argument(
+        "--nodes",
+        default="",
+        metavar="NODES",
+        help="machines on which a task from a file may go on (default: this one)",
+    )
     resuming.add_argument("--detach", action="store_true", help="do not wait")
     handing = add("handover", "stop a task and put it into a file, to go on anywhere")
     handing.add_argument("task", metavar="TASK", help="a job's number, 7.3, or a task's CID")
     handing.add_argument("-o", "--output", required=True, metavar="F.car")
+    handing.add_argument("--force", action="store_true", help="replace a file that is there")
     receipt = add("receipt", "who computed a task, signed; with -o all that a stranger needs to check it, in a file")
     receipt.add_argument("task", metavar="TASK", help="a job's number, 7.3, or a task's CID")
     receipt.add_argument("-o", "--output", metavar="F.car")
+    receipt.add_argument("--force", action="store_true", help="replace a file that is there")
     receipt.add_argument(
         "--saves",
         type=int,
@@ -309,7 +317,9 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except OSError as error:
-        print(f"ipos: {error}", file=sys.stderr)
+        from ipos.cli.printed import safe
+
+        print(f"ipos: {safe(str(error), chr(10))}", file=sys.stderr)
         return 125 if arguments.command in ("run", "resume") else 1
 
 

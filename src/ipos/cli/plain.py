@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from ipos.cli.connect import begin, node
+from ipos.cli.printed import safe
 from ipos.cli.stdin import ask
 from ipos.node.home import Home
 from ipos.tree.ninep.client import Client, connect_unix
@@ -22,7 +23,7 @@ Arguments = argparse.Namespace
 
 
 def show(arguments: Arguments, value: object, words: str) -> None:
-    print(json.dumps(value) if arguments.json else words, flush=True)
+    print(json.dumps(value) if arguments.json else safe(words, "\n\t"), flush=True)
 
 
 def typed(value: str) -> object:
@@ -208,12 +209,15 @@ async def jobs(arguments: Arguments) -> int:
             else:
                 print((await client.read(f"/job/{arguments.number}/status")).decode().rstrip())
                 for row in listed:
-                    print(f"  {row['i']} {row['name']} {row['state']} {row.get('node', '')}")
+                    print(
+                        safe(f"  {row['i']} {row['name']} {row['state']} {row.get('node') or row.get('reason') or ''}")
+                    )
             return 0
         numbers = sorted(int(entry.name) for entry in await client.ls("/job") if entry.name.isdigit())
         for number in numbers:
             one = await pairs(client, f"/job/{number}/status")
             ended = f"{one['done']} of {one['total']} done" + (f", {one['failed']} failed" if one["failed"] else "")
+            ended += f", {one['handed_over']} handed over" if one.get("handed_over") else ""
             show(arguments, one, f"{number} {one['state']}: {os.path.basename(str(one['program']))}, {ended}")
     return 0
 
@@ -227,7 +231,7 @@ async def ps(arguments: Arguments) -> int:
         for row in listed:
             far = f" {int(str(row['work'])) / 1e9:.1f} Gop" if row["work"] else ""
             far += f", saved {row['save_age_s']} s ago" if row["save_age_s"] is not None else ""
-            print(f"{row['pid']} {row['state']} {row['seconds']} s{far} {row['name']} {row['says']}")
+            print(safe(f"{row['pid']} {row['state']} {row['seconds']} s{far} {row['name']} {row['says']}"))
     return 0
 
 

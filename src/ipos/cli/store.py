@@ -10,13 +10,14 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ipos.cli.connect import node
 from ipos.cli.paths import tree_path
 from ipos.cli.plain import pairs, rows, show
+from ipos.cli.printed import safe
 from ipos.cli.progress import Progress
 from ipos.tree.ninep.client import Client
 from ipos.wire import limits
@@ -24,6 +25,8 @@ from ipos.wire.errors import Refused
 
 Arguments = argparse.Namespace
 AT_ONCE = 16  # files that are read at the same time
+SHOWN = 3  # reasons of one root
+LEVELS = ("private", "pool", "public")
 
 
 async def ask(client: Client, path: str, question: Mapping[str, object]) -> AsyncIterator[dict[str, Any]]:
@@ -138,9 +141,20 @@ async def pins(arguments: Arguments) -> int:
         for row in listed:
             print(json.dumps(row))
         return 0
-    for row in listed:
-        print(f"{row['cid']} {row['visibility']} {size(row['bytes'])} {row['why']}")
+    for rows_ in _by_root(listed):
+        first = rows_[0]
+        reasons = list(dict.fromkeys(str(row["why"]) for row in rows_))
+        more = f" and {len(reasons) - SHOWN} more reasons (--json)" if len(reasons) > SHOWN else ""
+        seen = max((str(row["visibility"]) for row in rows_), key=LEVELS.index)
+        print(safe(f"{first['cid']} {seen} {size(first['bytes'])} {'; '.join(reasons[:SHOWN])}{more}"))
     return 0
+
+
+def _by_root(pins: Iterable[dict[str, object]]) -> Iterable[list[dict[str, object]]]:
+    found: dict[object, list[dict[str, object]]] = {}
+    for row in pins:
+        found.setdefault(row["cid"], []).append(row)
+    return found.values()
 
 
 async def pin(arguments: Arguments) -> int:

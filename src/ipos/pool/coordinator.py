@@ -173,8 +173,9 @@ class Coordinator:
         self._place_due = True
         self._wake.set()
 
-    def hand_over(self, job: Job, row: Row) -> None:
-        """A suspended task goes on elsewhere: it is none of this job any more."""
+    def hand_over(self, job: Job, row: Row, where: str) -> None:
+        """A suspended task goes on elsewhere: it is none of this job any more. `where`: in words, for its owner."""
+        job.info.handed[row.i] = where
         self._apply(job, row, t.Cancel(self.clock.now()))
         self.keeping.forget(job, row)
         self._step_job(job, j.TaskEnded("cancelled", False, self.clock.wall()))
@@ -204,7 +205,7 @@ class Coordinator:
         """From a job that had the pool for itself and no mishap: how much longer it took than its tasks alone explain."""
         alone = not any(isinstance(other.state, j.Working) for other in self.jobs.values())
         smooth = state.counts.done == state.counts.total <= estimate.LESSON_TASKS
-        if not alone or not smooth or state.counts.from_store or job.info.moved:
+        if not alone or not smooth or state.counts.from_store or job.info.moved or job.info.tried_again:
             return
         program = job.rows[0].task.program
         offers = [member.offer(0) for member in self.members.values()]
@@ -292,7 +293,9 @@ class Coordinator:
                 if isinstance(row.state, t.Leased) and row.state.lease.id == id:
                     self._deal(job, row, self.members[node], id)
             case t.Queue(_, reason, wasted):
-                if reason != t.TAKEN_BACK:
+                if reason == t.TRIED_AGAIN:
+                    job.tried_again(row)
+                elif reason != t.TAKEN_BACK:
                     job.moved(row, reason, wasted)
                 self._place_due = True
                 self._wake.set()

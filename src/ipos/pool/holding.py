@@ -19,6 +19,7 @@ from ipos.pool import data, saves, verified
 from ipos.pool import holder as h
 from ipos.pool.execute import Executor, Ran
 from ipos.pool.held import Held, process_name
+from ipos.pool.image import called
 from ipos.pool.journal import Answer, Journal, Offload
 from ipos.pool.offering import Offering, figures, saved, signed, stopped
 from ipos.pool.pinning import Pinning
@@ -424,7 +425,7 @@ class Holding:
         return {
             "pid": self.name(held),
             "task": c.text(held.task_cid),
-            "name": held.deal.task.name,
+            "name": called(held.deal.task),
             "job": held.deal.job,
             "state": held.word,
             "seconds": round(self.clock.now() - held.began, 1) if held.began is not None else 0.0,

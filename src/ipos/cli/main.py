@@ -58,16 +58,16 @@ def parser() -> argparse.ArgumentParser:
     joining.add_argument("--yes", action="store_true", help="do not ask whether both machines show the same words")
     add("pool", "the machines that are one computer")
     mapping = add("map", "run a program once for each input file, on all machines")
-    mapping.add_argument("program", help="a .py script or any executable")
+    mapping.add_argument("program", metavar="PROGRAM", help="a .py script or any executable")
     mapping.add_argument(
         "--over", action="append", required=True, metavar="GLOB", help="the input files, for example 'data/*'"
     )
     mapping.add_argument("--args", default="", help="arguments; {} is the input file, without it the input is stdin")
     mapping.add_argument("--out", metavar="DIR", help="write each task's standard output to DIR/<name of its input>")
     running = add("run", "run a program once, on the machine that suits best")
-    running.add_argument("program", help="a .py script or any executable")
+    running.add_argument("program", metavar="PROGRAM", help="a .py script or any executable")
     for one in (mapping, running):
-        one.add_argument("--nodes", default="", help="only on these machines: attic,desk")
+        one.add_argument("--nodes", default="", metavar="NODES", help="only on these machines: attic,desk")
         one.add_argument(
             "--with",
             dest="with_",
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--env", action="append", default=[], metavar="K=V", help="a variable (with --wasm)")
         one.add_argument("--seed", default="", metavar="WORD", help="of its random numbers (with --wasm)")
         one.add_argument(
-            "--image", default="", metavar="CID", help="what a script starts from (with --wasm): ipos image ls; none"
+            "--image", default="", metavar="IMAGE", help="what a script starts from (with --wasm): ipos image ls; none"
         )
         one.add_argument(
             "--work", type=values.work, default=0, metavar="GOP", help="the most work it may use (with --wasm)"
@@ -128,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     running.add_argument("--root", metavar="DIR", help="the directory that is the program's file system (with --wasm)")
     running.add_argument("--out", metavar="DIR", help="write the files that it made to DIR")
     running.add_argument("--stdin", metavar="FILE", help="its standard input")
-    running.add_argument("arguments", nargs=argparse.REMAINDER, help="the program's arguments")
+    running.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the program's arguments")
     resuming = add("resume", "go on with a task that was stopped, or that somebody handed over")
     resuming.add_argument(
         "task", metavar="TASK|F.car", help="a job's number, 7.3, a task's CID, or a file of ipos handover"
@@ -164,15 +164,18 @@ def parser() -> argparse.ArgumentParser:
     verifying.add_argument("--seed", type=int, metavar="S", help="which interval is drawn, if none is named")
     add("marks", "the chain of marks of a task in the engine: work and state root").add_argument("task", metavar="TASK")
     _image(commands.add_parser("image", help="the start states of Python in the engine"))
-    add("jobs", "the jobs of this machine").add_argument("number", nargs="?", type=int, help="one job, with its tasks")
-    add("wait", "follow a job to its end").add_argument("number", type=int)
+    add("jobs", "the jobs of this machine").add_argument(
+        "number", nargs="?", type=int, metavar="JOB", help="one job, with its tasks"
+    )
+    add("wait", "follow a job to its end").add_argument("number", type=int, metavar="JOB")
     add("ps", "what runs on this machine")
     why = add("why", "why a job's tasks ran where they did")
-    why.add_argument("job", type=int)
+    why.add_argument("job", type=int, metavar="JOB")
     why.add_argument("task", nargs="?", help="a task's number or the name of its input")
-    add("cancel", "stop a job").add_argument("job", type=int)
+    add("cancel", "stop a job").add_argument("job", type=int, metavar="JOB")
     _keys(commands)
     options.files(add)
+    options.top(add)
     content(add)
     return top
 
@@ -220,7 +223,7 @@ def content(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
         one.add_argument("--visibility", choices=levels, default="private", help="who may have it (default private)")
 
     adding = add("add", "make files and directories content of the store, by CID")
-    adding.add_argument("path", nargs="+")
+    adding.add_argument("path", nargs="+", metavar="FILE")
     adding.add_argument("--nocopy", action="store_true", help="keep references to the files, not copies of them")
     adding.add_argument(
         "--profile", choices=("unixfs-v1-2025", "legacy-cid-v1"), default="unixfs-v1-2025", help="how files are cut"
@@ -258,7 +261,7 @@ def content(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
 def _image(group: argparse.ArgumentParser) -> None:
     actions = group.add_subparsers(dest="action", metavar="ACTION", required=True)
     for name, words in (("build", "make one"), ("ls", "those of this home"), ("rm", "remove one")):
-        one = actions.add_parser(name, help=words)
+        one = actions.add_parser(name, help=words, description=words)
         one.add_argument("--json", action="store_true", help="print JSON: one object, or one a line")
         if name == "build":
             one.add_argument(
@@ -270,15 +273,24 @@ def _image(group: argparse.ArgumentParser) -> None:
                 help="more modules of the standard library: sqlite3,unittest",
             )
         elif name == "rm":
-            one.add_argument("image", metavar="CID")
+            one.add_argument("image", metavar="IMAGE")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit status."""
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["__complete"]:  # what the shells' scripts ask
+        from ipos.cli.completion import complete
+
+        return complete(parser(), words[1:])
+    arguments = parser().parse_args(words)
     import asyncio
     from collections.abc import Awaitable
 
+    if arguments.command == "completion":
+        from ipos.cli import completion
+
+        return completion.script(arguments)
     if arguments.command == "verify":
         from ipos.cli import verify
 
@@ -300,6 +312,10 @@ def main(argv: list[str] | None = None) -> int:
             from ipos.cli import files
 
             return asyncio.run(done(files.COMMANDS[arguments.command](arguments)))
+        if arguments.command == "top":
+            from ipos.cli import top
+
+            return asyncio.run(done(top.top(arguments)))
         if arguments.command in ("add", "get", "store"):
             from ipos.cli import store
 

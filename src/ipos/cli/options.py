@@ -1,15 +1,31 @@
-"""The options of the commands on files of the tree (`cli.files`)."""
+"""The options of the commands on files of the tree (`cli.files`), of `cli.top` and of `cli.completion`."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
 
+from ipos.cli import values
+
 Add = Callable[[str, str], argparse.ArgumentParser]
 RULE = (
     "A path that begins with a name of the tree's root (/home/x, /n/attic/home/x) or with a CID is of the tree; file:/home/x and every other "
     "path is of this disk. Quoted patterns are expanded in the tree: '/home/*.txt'."
 )
+
+
+def top(add: Add) -> None:
+    """top, and completion."""
+    one = add("top", "what runs, how fast, with how much memory, and how old its save is; q quits")
+    one.add_argument("--pool", action="store_true", help="on all machines")
+    one.add_argument("-n", "--count", type=int, metavar="N", help="so often, plainly, then end")
+    one.add_argument(
+        "-d", "--delay", type=values.seconds, default=1.0, metavar="S", help="between two looks (default 1)"
+    )
+    completion = add(
+        "completion", "a shell's completion of commands, options, paths, tasks and machines; prints a script"
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
 
 
 def files(add: Add) -> None:

@@ -29,3 +29,15 @@ def _escaped(one: str) -> str:
         if ord(one) < 0x10000
         else f"\\U{ord(one):08x}"
     )
+
+
+def cut(text: str, columns: int | None) -> str:
+    """As much of a line as fits; None: all of it. Wide characters take two columns, combining ones none."""
+    if columns is None or (text.isascii() and len(text) <= columns):
+        return text
+    used = 0
+    for i, one in enumerate(text):
+        used += 0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1
+        if used > columns:
+            return text[:i]
+    return text

@@ -41,7 +41,9 @@ def test_what_is_drawn() -> None:
     )
     assert lines[0] == "desk: 3 run in 2 slots, 0.50 Gop/s, others' load 0.3, 3.0 of 4.0 GiB used, up 1:02:03"
     assert [line.split()[0] for line in lines[1:]] == ["PROCESS", "desk:3.0.1", "desk:1.0.1", "desk:2.0.1"]
-    assert lines[2].split() == "desk:3.0.1 busy 1:15 26.4 Gop 0.50/s 67 MiB 2 s ago spin.py".split()
+    assert lines[2].split() == [
+        *("desk:3.0.1", "busy", "1:15", "26.4", "Gop", "0.50/s", "67", "MiB", "2", "s", "ago", "spin.py")
+    ]
     assert frame(sample())[1] == "nothing runs"
 
 

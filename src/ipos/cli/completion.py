@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple
@@ -44,7 +45,7 @@ def complete(parser: argparse.ArgumentParser, words: list[str]) -> int:
 def candidates(parser: argparse.ArgumentParser, words: list[str]) -> Found:
     """For the last of `words`, which may be empty or begun."""
     *before, last = _joined(words)
-    last = last.lstrip("'\"")
+    last = re.sub(r"\\(.)", r"\1", last.lstrip("'\""))  # as it was typed: quoted, or only begun to be
     here, value, seen = parser, None, 0
     for word in before:
         if value is not None:
@@ -62,7 +63,7 @@ def candidates(parser: argparse.ArgumentParser, words: list[str]) -> Found:
         option = _option(here, name)
         found = _values(option, part) if option is not None else NOTHING
         return Found(found.how, [(f"{name}={word}", what) for word, what in found.words])
-    if last.startswith("-") and last != "-":
+    if last.startswith("-"):
         return Found("words", [one for one in _options(here) if one[0].startswith(last)])
     if (named := _commands(here)) is not None and seen == 0:
         return Found("words", [(name, one.description or "") for name, one in named.items() if name.startswith(last)])

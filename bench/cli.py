@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import statistics
 import subprocess
@@ -12,6 +13,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from ninep import ME, RTT_S, Slow
+
+from ipos.cli.files import details
+from ipos.tree.file import Caller, File
+from ipos.tree.local import local
+from ipos.tree.ninep.client import connect_unix
+from ipos.tree.ninep.transport import ServerProtocol, serve_unix
 
 IPOS = Path(sys.executable).with_name("ipos")
 ROUNDS = 15
@@ -79,6 +88,39 @@ def files(environment: dict[str, str], scratch: Path) -> None:
         print(text)
 
 
+async def far(scratch: Path) -> None:
+    """`ls -l` over a link with a round trip of 50 ms, in this process."""
+    root, loop, joined = local(scratch / "many"), asyncio.get_running_loop(), list[asyncio.Task[None]]()
+
+    async def attach(caller: Caller, aname: str) -> File:
+        return root
+
+    def accept() -> Slow:
+        near = Slow()
+
+        async def join() -> None:
+            transport, beyond = await loop.create_unix_connection(Slow, str(scratch / "s"))
+            beyond.joined(near.mine)
+            near.joined(transport)
+
+        joined.append(loop.create_task(join()))
+        return near
+
+    server = await serve_unix(scratch / "s", lambda: ServerProtocol(attach, ME))
+    relay = await loop.create_unix_server(accept, str(scratch / "l"))
+    client = await connect_unix(scratch / "l")
+    began = time.perf_counter()
+    entries = await client.ls("/")
+    found = await details(client, "/", entries)
+    took = time.perf_counter() - began
+    assert len(found) == MANY
+    print(f"ls -l of {MANY} over {RTT_S * 1000:.0f} ms: {took:.2f} s, {took / RTT_S:.1f} round trips")
+    client.close()
+    relay.close()
+    server.close()
+    await asyncio.sleep(2 * RTT_S)
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ipb") as directory:
         scratch = Path(directory)
@@ -88,6 +130,7 @@ def main() -> None:
         try:
             starts(environment)
             files(environment, scratch)
+            asyncio.run(far(scratch))
         finally:
             subprocess.run([IPOS, "down"], env=environment, check=True, stdout=subprocess.DEVNULL)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -16,7 +17,15 @@ from typing import Any
 import pytest
 from conftest import IPOS, Machine, Terminal, join, several, wait_for
 
-pytestmark = pytest.mark.real
+from ipos.cli.files import clear, details
+from ipos.tree.file import Caller, File
+from ipos.tree.local import local
+from ipos.tree.ninep.client import Client
+from ipos.tree.ninep.codec import Framer
+from ipos.tree.ninep.session import Session
+from ipos.wire import limits
+
+real = pytest.mark.real
 Make = Callable[..., Machine]
 
 
@@ -38,6 +47,79 @@ def home(machine: Machine) -> Path:
     return machine.home / "home"
 
 
+class Rounds(asyncio.Transport):
+    """A link to a server in this process that carries what was said in one round trip only when nobody has more to say."""
+
+    def __init__(self, root: File, client: Client) -> None:
+        super().__init__()
+        self.count = 0
+        self._said = bytearray()
+        self._answers: list[bytes] = []
+        self._client = client
+        self._framer = Framer(limits.msize_bytes)
+
+        async def attach(caller: Caller, aname: str) -> File:
+            return root
+
+        self._session = Session(
+            attach, Caller("0x1", "me", own=True, local=True), lambda piece: self._answers.append(bytes(piece))
+        )
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._said += data
+
+    def close(self) -> None:
+        pass
+
+    async def carry(self, done: asyncio.Future[Any]) -> None:
+        while not done.done():
+            for _ in range(5):
+                await asyncio.sleep(0)
+            if not self._said or done.done():
+                continue
+            self.count += 1
+            said, self._said = bytes(self._said), bytearray()
+            for message in self._framer.feed(said):
+                self._session.message(message)
+            quiet, seen = 0, -1
+            while quiet < 20:
+                await asyncio.sleep(0)
+                quiet, seen = (quiet + 1, seen) if len(self._answers) == seen else (0, len(self._answers))
+            answers, self._answers = b"".join(self._answers), []
+            self._client.data_received(answers)
+
+
+def test_round_trips(tmp_path: Path) -> None:
+    """A long listing of 1,000 files is one round trip for the names and about four for the files, 250 at a time; to remove them takes as many."""
+    for i in range(1000):
+        (tmp_path / f"{i:04}").touch()
+
+    async def main() -> None:
+        client = Client()
+        link = Rounds(local(tmp_path), client)
+        client.connection_made(link)
+
+        async def counted(work: Any) -> tuple[Any, int]:
+            task = asyncio.ensure_future(work)
+            before = link.count
+            await link.carry(task)
+            return await task, link.count - before
+
+        await counted(client.attach())
+        entries, asked = await counted(client.ls("/"))
+        assert asked == 1
+        rows, asked = await counted(details(client, "/", entries))
+        assert (len(rows), asked <= 5) == (1000, True), asked
+        (tmp_path / "d").mkdir()
+        for i in range(500):
+            (tmp_path / "d" / str(i)).touch()
+        removed, asked = await counted(clear(client, "/d"))
+        assert (removed, asked <= 6) == (501, True), asked
+
+    asyncio.run(main())
+
+
+@real
 def test_there_and_back(desk: Machine, here: Path) -> None:
     source = here / "s"
     (source / "sub").mkdir(parents=True)
@@ -70,6 +152,7 @@ def test_there_and_back(desk: Machine, here: Path) -> None:
     assert (here / "plain").read_text() == "typed\n"
 
 
+@real
 def test_ls(desk: Machine, here: Path) -> None:
     desk.ok("mkdir", "-p", "/home/d/e", "/home/d/f")
     desk.ok("write", "/home/d/text", "hello", "you")
@@ -96,6 +179,7 @@ def test_ls(desk: Machine, here: Path) -> None:
     assert (one_missing.returncode, one_missing.stdout) == (1, "text\n")
 
 
+@real
 def test_write(desk: Machine, here: Path) -> None:
     desk.ok("write", "/home/f", "one")
     desk.ok("write", "-a", "/home/f", "two")
@@ -110,6 +194,7 @@ def test_write(desk: Machine, here: Path) -> None:
     assert "files cannot be made here" in desk.refused("write", "/job/nothing", "x")
 
 
+@real
 def test_rm_and_mv(desk: Machine, here: Path) -> None:
     desk.ok("mkdir", "-p", "/home/d/e")
     for name in ("a", "b", "c.txt", "*"):
@@ -136,6 +221,7 @@ def test_rm_and_mv(desk: Machine, here: Path) -> None:
     )
 
 
+@real
 def test_cp_is_refused(desk: Machine, here: Path) -> None:
     (here / "f").write_text("f")
     assert "neither f nor g is a path of the tree" in desk.refused("cp", "f", "g")
@@ -153,6 +239,7 @@ def test_cp_is_refused(desk: Machine, here: Path) -> None:
     assert (wrong.returncode, wrong.stderr.count("ipos: ")) == (1, 1)
 
 
+@real
 def test_a_full_disk(desk: Machine, here: Path) -> None:
     """On this side: a limit on the size of files stands in for the disk, as in every test of that."""
     (home(desk) / "large").write_bytes(os.urandom(3 << 20))
@@ -165,6 +252,7 @@ def test_a_full_disk(desk: Machine, here: Path) -> None:
     assert os.listdir(here) == ["large"]
 
 
+@real
 def test_interrupted(desk: Machine, here: Path, terminal: Callable[..., Terminal]) -> None:
     """Ctrl-C while the standard input is waited for: the old file is there, and nothing else."""
     desk.ok("write", "/home/f", "old")
@@ -178,6 +266,7 @@ def test_interrupted(desk: Machine, here: Path, terminal: Callable[..., Terminal
     assert desk.ok("cat", "/home/f") == "old\n"
 
 
+@real
 def test_a_killed_command_and_a_killed_node(machines: Make, terminal: Callable[..., Terminal]) -> None:
     desk = machines("desk")
     desk.ok("write", "/home/f", "old")
@@ -198,6 +287,7 @@ def test_a_killed_command_and_a_killed_node(machines: Make, terminal: Callable[.
     assert desk.ok("cat", "/home/f") == "old\n"
 
 
+@real
 def test_follow(desk: Machine, here: Path, terminal: Callable[..., Terminal]) -> None:
     desk.ok("write", "/home/log", "first")
     command = terminal(desk, "cat", "-f", "/home/log", plain=True)
@@ -211,6 +301,7 @@ def test_follow(desk: Machine, here: Path, terminal: Callable[..., Terminal]) ->
     assert command.ends() == 130
 
 
+@real
 def test_between_machines(machines: Make) -> None:
     desk, attic = machines("desk"), machines("attic")
     join(desk, attic)
@@ -229,6 +320,7 @@ def test_between_machines(machines: Make) -> None:
     assert os.listdir(home(attic)) == []
 
 
+@real
 def test_a_huge_directory(desk: Machine, here: Path) -> None:
     many = home(desk) / "many"
     many.mkdir()

@@ -25,7 +25,7 @@ from ipos.wire import limits
 from ipos.wire.errors import Gone, Refused
 
 Arguments = argparse.Namespace
-IN_FLIGHT = 128  # questions about files that are asked at once: each is a walk, a stat and a clunk
+IN_FLIGHT = 250  # questions about files that are asked at once: each is a walk, a stat and a clunk
 LOOK_S = 0.5  # between two looks of cat -f
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
 

@@ -51,6 +51,13 @@ class Machine:
             check=False,
         )
 
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """The command, not waited for; what it prints is lost."""
+        return subprocess.Popen(
+            [*self.inside, str(IPOS), *arguments], env=self.environment, cwd=self.home.parent, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
     def ok(self, *arguments: str, **options: Any) -> str:
         done = self.run(*arguments, **options)
         assert done.returncode == 0, done.stderr

@@ -122,6 +122,7 @@ def test_homes_of_before_are_taken_over(machines: Make) -> None:
     old = desk.home / "keys" / "account"
     old.write_text(key.hex() + "\n")
     old.chmod(0o644)
+    (desk.home / "format").unlink()
     assert "chmod 600" in desk.refused("up")
     assert old.read_text() == key.hex() + "\n"
     old.chmod(0o600)
@@ -241,7 +242,7 @@ def test_another_machine(machines: Make, monkeypatch: pytest.MonkeyPatch) -> Non
 
     async def from_attic(client: Client) -> None:
         for command in ("backup\nx", "passphrase\n\nmine", "lock"):
-            assert "on their own machine's socket only" in await ask(client, "/n/desk/keys/ctl", command)
+            assert "on this machine's own socket only" in await ask(client, "/n/desk/keys/ctl", command)
 
     async def from_desk(client: Client) -> None:
         for command in (RIGHT, f"{RIGHT}\nunlock", f"unlock\nnot {RIGHT}", "", "unlock 10 m", f"unlock {RIGHT}"):

@@ -215,6 +215,7 @@ class Story(RuleBasedStateMachine):
             task.cancel()
         self.settle()
         self.waiting = []
+        self.journal._read.close()
         self.db.close()
 
     def settle(self) -> None:

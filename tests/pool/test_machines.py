@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,8 +69,6 @@ LEASE_EVENTS = st.one_of(
 
 def lease_story(machine: Machine, story: list[tuple[float, Any]]) -> None:
     """Plays events at rising times and checks what must always hold."""
-    import msgspec
-
     state: Any = offered()
     now = 0.0
     endings = 0
@@ -171,13 +170,16 @@ def test_a_holder() -> None:
 
 # ---- tasks and jobs
 
-TASK_EVENTS = st.sampled_from(("deal", "result", "late", "fault", "missing", "recall", "cancel", "start"))
+TASK_EVENTS = st.sampled_from(
+    ("deal", "result", "late", "fault", "missing", "recall", "cancel", "start", "pause", "resume", "suspend")
+)
 
 
-@given(st.lists(TASK_EVENTS, max_size=40))
-def test_tasks(story: list[str]) -> None:
+def task_story(machine: Machine, story: list[str]) -> None:
+    """Plays events and checks what must always hold; `wanted`: whether its owner wants it to go on."""
     state: Any = t.Pending()
     delivered = 0
+    wanted = True
     for n, word in enumerate(story):
         now = float(n)
         lease = state.lease.id if isinstance(state, t.Leased) else "none"
@@ -190,9 +192,17 @@ def test_tasks(story: list[str]) -> None:
             "recall": t.OfLease(lease, l.Recalled(now)),
             "cancel": t.Cancel(now),
             "start": t.OfLease(lease, l.Started(now)),
+            "pause": t.Pause(now),
+            "resume": t.Resume(now),
+            "suspend": t.Suspend(now),
         }[word]
         before = state
-        state, said = t.task.step(state, event)
+        state, said = machine.step(state, event)
+        if word in ("pause", "suspend", "resume") and not any(isinstance(one, Ignored) for one in said):
+            wanted = word == "resume"
+        if not wanted:
+            assert not isinstance(state, t.Pending), "a task that its owner has stopped waits for a node"
+            assert not any(isinstance(one, t.Deal) for one in said)
         delivered += sum(isinstance(one, (t.Deliver, t.Abandon)) for one in said)
         assert delivered <= 1, "a task ended twice"
         assert state.faults <= limits.faults_per_task
@@ -201,6 +211,62 @@ def test_tasks(story: list[str]) -> None:
         if isinstance(before, t.Leased) and not isinstance(state, t.Leased):
             ended = {one.id for one in said if isinstance(one, (t.Recall, t.Confirm))}
             assert before.lease.id in ended, "a lease was left open"
+
+
+@given(st.lists(TASK_EVENTS, max_size=40))
+def test_tasks(story: list[str]) -> None:
+    task_story(t.task, story)
+
+
+def test_a_paused_task_that_is_dealt_anew_when_its_holder_is_lost_is_caught() -> None:
+    def forgetful(state: t.Leased, event: t.OfLease) -> Any:
+        return t.task.rows[t.Leased, t.OfLease][0](msgspec.structs.replace(state, paused=False), event)
+
+    with pytest.raises(AssertionError, match="a task that its owner has stopped waits for a node"):
+        task_story(broken(t.task, t.Leased, t.OfLease, forgetful), ["deal", "start", "pause", "missing"])
+
+
+HOLDER_EVENTS = st.sampled_from(("turn", "heard", "tick", "rest job", "rest owner", "rouse job", "rouse owner"))
+
+
+def holder_story(machine: Machine, story: list[tuple[float, str]]) -> None:
+    """A process that somebody has paused computes nothing; one that nobody has and that is heard does."""
+    state: Any = h.Queued("1.0.1", GRACE, 0.0)
+    now, runs, resting = 0.0, False, set[str]()
+    for passed, words in story:
+        now += passed
+        word, _, by = words.partition(" ")
+        event: Any = {
+            "turn": h.Turn(now), "heard": h.Heard(now), "tick": h.Ticked(now), "rest": h.Rest(by), "rouse": h.Rouse(by, now),
+        }[word]  # fmt: skip
+        if by:
+            (resting.add if word == "rest" else resting.discard)(by)
+        state, said = machine.step(state, event)
+        for one in said:
+            if isinstance(one, (h.Start, h.Continue)):
+                assert not runs, "told to go on while it runs"
+                runs = True
+            elif isinstance(one, h.Pause):
+                assert runs, "told to pause while it rests"
+                runs = False
+        assert runs == isinstance(state, h.Busy)
+        assert not (runs and resting), f"it runs, and {sorted(resting)} wants it to rest"
+        if word == "heard" and isinstance(state, h.Paused):
+            assert resting, "it was heard, nobody wants it to rest, and it does"
+
+
+@given(st.lists(st.tuples(st.floats(0, 4), HOLDER_EVENTS), max_size=40))
+def test_holders(story: list[tuple[float, str]]) -> None:
+    holder_story(h.holder, story)
+
+
+def test_a_holder_that_runs_when_one_of_two_lets_it_is_caught() -> None:
+    def hasty(state: h.Paused, event: h.Rouse) -> Any:
+        return h.Busy(state.id, state.grace_s, state.heard), [h.Continue(state.id)]
+
+    story = [(0.1, "turn"), (0.1, "rest job"), (0.1, "rest owner"), (0.1, "rouse job")]
+    with pytest.raises(AssertionError, match=r"it runs, and \['owner'\] wants it to rest"):
+        holder_story(broken(h.holder, h.Paused, h.Rouse, hasty), story)
 
 
 def test_first_result_wins() -> None:

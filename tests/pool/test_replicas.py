@@ -25,7 +25,7 @@ from ipos.identity.typed import RunKey
 from ipos.pool import handover as h
 from ipos.pool import quorum as q
 from ipos.pool import replicate, verdict
-from ipos.pool.seat import Engine
+from ipos.pool.seatrun import Engine
 from ipos.store import unixfs
 from ipos.store.blocks import MemoryStore
 from ipos.testing import cheats, spin

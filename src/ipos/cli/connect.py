@@ -17,11 +17,15 @@ from ipos.wire.errors import Gone, Refused
 START_S = 20.0
 
 
-async def begin(home: Home) -> None:
-    """Start a node in the background; returns when it answers. `Refused` with its own sentence if it does not come up."""
-    home.create()
+async def begin(home: Home, private: bool = False) -> None:
+    """Start a node in the background; returns when it answers. `Refused` with its own sentence if it does not come up.
+
+    A `private` one is there for a command: unless its home is in a pool, it listens on this machine only and announces itself to nobody.
+    """
+    if home.create() and private:
+        print(f"ipos: {home.path} is a new home of a node", file=sys.stderr)
     process = subprocess.Popen(  # noqa: ASYNC220  (it outlives this loop)
-        [sys.executable, "-m", "ipos.node"],
+        [sys.executable, "-m", "ipos.node", *(["--private"] if private else [])],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
         env={**os.environ, "IPOS_HOME": str(home.path)}, cwd="/",
     )  # fmt: skip
@@ -42,8 +46,11 @@ async def begin(home: Home) -> None:
 
 
 @asynccontextmanager
-async def node(own: bool = True) -> AsyncGenerator[Client]:
-    """The node of $IPOS_HOME. With `own`, a private one is started if none is up, and ended when the command is, unless a job goes on."""
+async def node(own: bool = True, make: bool = False) -> AsyncGenerator[Client]:
+    """The node of $IPOS_HOME. With `own`, a private one is started if none is up, and ended when the command is, unless a job goes on.
+
+    Only with `make` does a directory become a home by it: who mistyped IPOS_HOME and looks is told so.
+    """
     home = Home()
     started = False
     try:
@@ -51,7 +58,11 @@ async def node(own: bool = True) -> AsyncGenerator[Client]:
     except Gone:
         if not own:
             raise Gone("no node is up: ipos up starts one") from None
-        await begin(home)
+        if not make and not home.there:
+            raise Refused(
+                f"{home.path} is no home of a node: ipos up makes one there, IPOS_HOME names another"
+            ) from None
+        await begin(home, private=True)
         started = True
         client = await connect_unix(home.socket)
     try:

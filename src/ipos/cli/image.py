@@ -17,7 +17,7 @@ Arguments = argparse.Namespace
 async def build(arguments: Arguments) -> int:
     """The CID of the image, made unless it is here."""
     names = " ".join(arguments.modules).replace(",", " ")
-    async with node() as client:
+    async with node(make=True) as client:
         here = [sorted(one["modules"]) for one in await rows(client, "/image/list") if one["current"]]  # pyright: ignore[reportArgumentType]
         if sorted(set(names.split())) not in here:
             print("building the Python image, once; CPython may have to be fetched and compiled", file=sys.stderr)

@@ -80,7 +80,7 @@ async def backup(arguments: Arguments) -> int:
 
 async def restore(arguments: Arguments) -> int:
     body = _contents(Path(arguments.file))
-    async with node() as client:
+    async with node(make=True) as client:
         secret = await _secret(arguments.passphrase_file, "Passphrase of the file")
         return _tell(
             arguments, await _say(client, "restore replace" if arguments.yes else "restore", secret, body=body)

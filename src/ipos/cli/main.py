@@ -174,6 +174,7 @@ def parser() -> argparse.ArgumentParser:
     why.add_argument("task", nargs="?", help="a task's number or the name of its input")
     add("cancel", "stop a job").add_argument("job", type=int, metavar="JOB")
     _keys(commands)
+    _service(commands)
     options.files(add)
     options.top(add)
     content(add)
@@ -213,6 +214,19 @@ def _keys(commands: Any) -> None:
         one.add_argument("file", metavar="FILE")
         one.add_argument("--yes", action="store_true", help="replace what is there")
         secret(one, "--passphrase-file", "the passphrase of the file")
+
+
+def _service(commands: Any) -> None:
+    words = "the node as a service of your systemd: install, remove, status"
+    top = commands.add_parser("service", help=words, description=words)
+    actions = top.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, words in (
+        ("install", "start the node with your session, and again after a crash"),
+        ("remove", "end that; the home stays"),
+        ("status", "whether it is installed, and runs"),
+    ):
+        one = actions.add_parser(name, help=words, description=words)
+        one.add_argument("--json", action="store_true", help="print JSON: one object")
 
 
 def content(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -320,6 +334,10 @@ def main(argv: list[str] | None = None) -> int:
             from ipos.cli import store
 
             return asyncio.run(done(store.COMMANDS[arguments.command](arguments)))
+        if arguments.command == "service":
+            from ipos.cli import service
+
+            return asyncio.run(done(service.ACTIONS[arguments.action](arguments)))
         if arguments.command == "image":
             from ipos.cli import image
 

@@ -15,6 +15,7 @@ from ipos.cli.connect import begin, node
 from ipos.cli.printed import safe
 from ipos.cli.stdin import ask
 from ipos.node.home import Home
+from ipos.node.settings import change
 from ipos.tree.ninep.client import Client, connect_unix
 from ipos.wire.errors import Gone, Refused
 from ipos.wire.text import parse
@@ -55,7 +56,7 @@ async def up(arguments: Arguments) -> int:
         key: getattr(arguments, key) for key in ("name", "cores", "listen") if getattr(arguments, key) is not None
     }
     if changes:
-        home.change(**changes)
+        change(home.toml, changes)
     home.settings()
     with contextlib.suppress(Gone):
         (await connect_unix(home.socket)).close()
@@ -93,7 +94,7 @@ async def status(arguments: Arguments) -> int:
 
 async def doctor(arguments: Arguments) -> int:
     """1 if something that is needed is missing."""
-    async with node() as client:
+    async with node(make=True) as client:
         seen = await rows(client, "/doctor")
     for row in seen:
         mend = f" (to mend: {row['fix']})" if row["fix"] else ""

@@ -45,7 +45,7 @@ async def add(arguments: Arguments) -> int:
     progress = Progress()
     left_out = 0
     added: list[dict[str, Any]] = []
-    async with node() as client:
+    async with node(make=True) as client:
         try:
             async for line in ask(client, "/store/add", question):
                 if "cid" in line:
@@ -204,7 +204,7 @@ async def du(arguments: Arguments) -> int:
 
 async def import_(arguments: Arguments) -> int:
     question = {"path": os.path.abspath(arguments.path), "visibility": arguments.visibility}
-    async with node() as client:
+    async with node(make=True) as client:
         took = [line async for line in ask(client, "/store/import", question)][-1]
     show(arguments, took, "\n".join([*took["roots"], f"{took['blocks']} blocks, {size(took['bytes'])}"]))
     return 0

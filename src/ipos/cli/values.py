@@ -4,37 +4,39 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
-NUMBER = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([A-Za-z]*)")
+from ipos.wire import text
+from ipos.wire.errors import Refused
 
-
-def _value(text: str, units: dict[str, float], what: str) -> float:
-    found = NUMBER.fullmatch(text.strip())
-    unit = found[2] if found is not None else ""
-    if found is None or unit not in units:
-        known = ", ".join(name for name in units if name)
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what} (a number, with one of {known})")
-    return float(found[1]) * units[unit]
+T = TypeVar("T")
 
 
-def memory(text: str) -> int:
-    """Bytes; "256M", "2G", a bare number is in GiB."""
+def _typed(read: Callable[[str], T]) -> Callable[[str], T]:
+    """As argparse wants it: what cannot be read is a mistake in the command."""
+
+    def typed(value: str) -> T:
+        try:
+            return read(value)
+        except Refused as refused:
+            raise argparse.ArgumentTypeError(str(refused)) from None
+
+    return typed
+
+
+def _memory(words: str) -> int:
     units = {"": 2.0**30, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
-    return int(_value(text, units, "a size"))
+    return int(text.quantity(words, units, "a size"))
 
 
-def work(text: str) -> int:
-    """Units of work; "100G" is 100 Gop, a bare number is in Gop."""
-    return int(_value(text, {"": 1e9, "M": 1e6, "G": 1e9, "T": 1e12, "Mop": 1e6, "Gop": 1e9, "Top": 1e12}, "work"))
+memory = _typed(_memory)  # bytes; "256M", "2G", a bare number is in GiB
+work = _typed(text.work)
+seconds = _typed(text.duration)
 
 
-def seconds(text: str) -> float:
-    """ "500ms", "5s", "2m", "1h"; a bare number is in seconds."""
-    return _value(text, {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}, "a time")
-
-
-def replicas(text: str) -> int:
+def replicas(words: str) -> int:
     """2 to 9 on one machine."""
-    if not re.fullmatch("[2-9]", text):
-        raise argparse.ArgumentTypeError(f"{text!r} replicas: 2 to 9 can be compared")
-    return int(text)
+    if not re.fullmatch("[2-9]", words):
+        raise argparse.ArgumentTypeError(f"{words!r} replicas: 2 to 9 can be compared")
+    return int(words)

@@ -149,7 +149,7 @@ async def map_(arguments: Arguments) -> int:
             raise Refused(f"no files match {pattern!r}")
         over += found
     spec = spec_of(arguments, over, shlex.split(arguments.args), arguments.out, None)
-    async with node() as client:
+    async with node(make=True) as client:
         job = await hand_in(client, spec)
         if arguments.detach:
             print(json.dumps({"job": job}) if arguments.json else job)
@@ -159,7 +159,7 @@ async def map_(arguments: Arguments) -> int:
 
 async def run(arguments: Arguments) -> int:
     body = b"" if arguments.stdin is not None or sys.stdin.isatty() else await stdin.read()
-    async with node() as client:
+    async with node(make=True) as client:
         handed = leave(body) if body else arguments.stdin
         try:
             spec = spec_of(arguments, None, list(arguments.arguments), arguments.out, handed, arguments.root)
@@ -255,7 +255,7 @@ async def wait(arguments: Arguments) -> int:
 async def resume(arguments: Arguments) -> int:
     task: str = arguments.task
     path = os.path.abspath(task) if task.endswith(".car") or os.path.isfile(task) else ""
-    async with node() as client:
+    async with node(make=True) as client:
         question: dict[str, Any] = {"path": path} if path else {"task": task}
         if arguments.nodes and not path:
             raise Refused("--nodes is for a file of ipos handover: a job of this machine goes on where it suits best")

@@ -127,6 +127,11 @@ class Agent:
 
     # ---- signing
 
+    @property
+    def purposes(self) -> tuple[Purpose, ...]:
+        """What it is granted to sign for."""
+        return tuple(self._purposes.values())
+
     def may(self, purpose: str) -> None:
         """`Refused` unless a signature for this purpose would be given now."""
         self._granted(purpose)

@@ -1,13 +1,14 @@
-"""`python -m ipos.node` runs the node of $IPOS_HOME."""
+"""`python -m ipos.node` runs the node of $IPOS_HOME; with `--private` one that is there for a command, which ends it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import logging.handlers
 import sys
 
+from ipos.node import logs
 from ipos.node.home import Home
+from ipos.node.lag import Watched
 from ipos.node.parts import serve
 from ipos.vm.sandbox.namespace import harden
 
@@ -16,18 +17,27 @@ log = logging.getLogger("ipos.node")
 
 def main() -> int:
     """Exit status 0 when told to stop, 1 with a sentence on stderr when it cannot run."""
+    private = "--private" in sys.argv[1:]
     home = Home()
     try:
         home.create()
         home.lock()
+        home.upgrade()
+        settings = home.settings()
+        files = logs.begin(home.log, settings.log_bytes)
     except OSError as error:
         print(f"ipos: {error}", file=sys.stderr)
+        home.unlock()
         return 1
-    handler = logging.handlers.RotatingFileHandler(home.path / "log", maxBytes=4 << 20, backupCount=2)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", handlers=[handler])
     harden()
+    watched = Watched()
     try:
-        asyncio.run(serve(home))
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(watched)) as runner:
+            if sys.version_info < (3, 12):  # as later versions do by themselves: no thread for each child
+                watcher = asyncio.PidfdChildWatcher()
+                watcher.attach_loop(runner.get_loop())
+                asyncio.set_child_watcher(watcher)  # pyright: ignore[reportDeprecated]
+            runner.run(serve(home, settings, files, watched, private))
     except OSError as error:
         log.exception("the node cannot run")
         print(f"ipos: {error}", file=sys.stderr)

@@ -88,6 +88,7 @@ class Node:
         self._name = name
         self._tasks: set[asyncio.Task[Any]] = set()
         self._vital: set[asyncio.Task[Any]] = set()  # without which there is no node
+        self.private = False  # whether it is there for a command only, and nobody can reach it
         self.failure = ""  # why it ends, if not because it was told to
         self._members: dict[str, asyncio.Task[None]] = {}
         self.pins = pins
@@ -134,6 +135,10 @@ class Node:
         return Caller(self.mine.account if own else "", peer, own=own, local=False)
 
     def _may_invite(self) -> None:
+        if self.private:
+            raise Refused(
+                "a command started this node for itself, on this machine only: ipos down, ipos up, then invite"
+            )
         if not self.agent.here:
             holder = self.mine.machines[0].name
             raise Refused(f"the account's key is on {holder}: run ipos invite there")

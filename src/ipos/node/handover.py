@@ -17,6 +17,7 @@ from ipos.pool.receipt import describe
 from ipos.pool.records import EngineRun, Result, Task
 from ipos.pool.saves import HandOver, Save, engine_run, head_of, identity, verified
 from ipos.pool.spec import JobSpec, Resume, Wasm
+from ipos.pool.steering import Steering
 from ipos.store import cid as c
 from ipos.store import unixfs
 from ipos.store.blocks import BlockStore
@@ -51,6 +52,7 @@ class HandOvers:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self.steering = Steering(node.coordinator, node.store, self.to_file)
 
     def answers(self) -> dict[str, Any]:
         """Name of the file -> what answers it."""
@@ -128,7 +130,7 @@ class HandOvers:
 
     async def _stop(self, job: Job, row: Row) -> None:
         engine_run(self._node.store, row.task)
-        if not isinstance(row.state, (t.Pending, t.Leased, t.Suspended)):
+        if not isinstance(row.state, (t.Pending, t.Leased, t.Suspended, t.Held)):
             raise Refused(f"task {job.id}.{row.i} has ended ({row.word}): its result is in /job/{job.id}/{row.i}")
         self._node.coordinator.suspend(job, row)
         deadline = self._node.clock.now() + STOP_S
@@ -150,6 +152,10 @@ class HandOvers:
         if question.path:
             return await self._from_car(Path(question.path), question.work, question.nodes)
         job, row = self._find(question.task)
+        waits = isinstance(row.state, t.Held) or (isinstance(row.state, t.Leased) and row.state.paused)
+        if waits and not question.work:
+            await self.steering.resume(job, [row])
+            return self._answer(job, row)
         task = f"task {job.id}.{row.i}"
         run = engine_run(self._node.store, row.task)
         match row.state:
@@ -158,7 +164,7 @@ class HandOvers:
                 return self._answer(job, row)
             case t.Suspended():
                 again = await self._again(job, row, self._raised(task, run, question.work), row.save)
-                self._node.coordinator.hand_over(job, row, "it goes on as a job of its own, with more work allowed")
+                self._node.coordinator.end(job, row, "it goes on as a job of its own, with more work allowed")
                 return again
             case t.Pending() | t.Leased():
                 return self._answer(job, row)  # it goes on already
@@ -197,9 +203,13 @@ class HandOvers:
     async def hand_over(self, caller: Caller, body: bytes) -> str:
         question = self._question(caller, body)
         job, row = self._find(question.task)
-        path = Path(question.path)
-        if not question.path or not path.parent.is_dir():
-            raise Refused(f"{question.path or 'no file'}: there is no such directory to write the CAR to")
+        return await self.to_file(job, row, question.path)
+
+    async def to_file(self, job: Job, row: Row, name: str) -> str:
+        """Stop a task and put it into a CAR of this name; the answer of /job/handover."""
+        path = Path(name)
+        if not name or not path.parent.is_dir():
+            raise Refused(f"{name or 'no file'}: there is no such directory to write the CAR to")
         await self._stop(job, row)
         store, save, task = self._node.store, row.save, row.task
         record = HandOver(
@@ -218,7 +228,7 @@ class HandOvers:
 
         count = await self._node.offload(pack)
         answer = self._answer(job, row, path=str(path), bytes=count)
-        self._node.coordinator.hand_over(job, row, f"ipos resume {path} goes on with it")
+        self._node.coordinator.end(job, row, f"ipos resume {path} goes on with it")
         await self._node.journal.commit()
         return answer
 

@@ -1,36 +1,20 @@
-"""The home of a node (IPOS_HOME): its files, its one lock, its settings; and the short directory where its sockets are."""
+"""The home of a node (IPOS_HOME): its files, its format, its one lock; and the short directory where its sockets are."""
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import fcntl
 import hashlib
 import os
-import socket
-import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-import msgspec
-
+from ipos.identity.private import write_private
 from ipos.wire.errors import Refused
 
-
-class Settings(msgspec.Struct, kw_only=True):
-    """`ipos.toml`. Every key has a default.
-
-    `name`: what people call this machine; `cores`: processes it gives to tasks (0: every core); `listen`: "lan" (all addresses, found by
-    mDNS) or "local" (loopback only, no mDNS); `native`: whether native work of the own account may run here; `store_bytes`: the most that
-    blocks may take (0: as much as the disk has); from 90 % of it on, what no pin keeps is deleted without being asked for; `tcp`: a
-    loopback address such as "127.0.0.1:5640" where 9P is served to programs of this user and root, as on the node's socket ("": nowhere).
-    """
-
-    name: str = ""
-    cores: int = 0
-    listen: str = "lan"
-    native: bool = True
-    store_bytes: int = 0
-    tcp: str = ""
+if TYPE_CHECKING:  # every command has a home, few look at its settings
+    from ipos.node.settings import Settings
 
 
 def runtime_root() -> Path:
@@ -42,6 +26,28 @@ def runtime_root() -> Path:
     if st.st_uid != os.getuid() or st.st_mode & 0o077 or root.is_symlink():
         raise Refused(f"{root} belongs to somebody else or is open to others: remove it, or set XDG_RUNTIME_DIR")
     return root
+
+
+FORMAT: Final = 2
+"""Of a home. 1: homes without a number, whose account key may lie in `keys/account` in the clear; 2: keys under keystore v3 alone."""
+
+
+def _keystore(home: Path) -> None:
+    from ipos.identity import accounts  # heavy, and needed once
+
+    accounts.take_over(home / "keys")
+
+
+STEPS: Final[dict[int, Callable[[Path], object]]] = {1: _keystore}
+"""What makes a home of one format one of the next. Each may be killed anywhere, and begins again then."""
+
+NO_HOME: Final = {
+    "ipos.toml",
+    "ipos.toml.new",
+    "format",
+    "format.new",
+    "lost+found",
+}  # what a directory may have that becomes a home
 
 
 class Home:
@@ -64,13 +70,62 @@ class Home:
         """Where commands leave what a job needs and no file of the user holds; the node takes it away when it has read it."""
         return self.path / "handed"
 
-    def create(self) -> None:
+    @property
+    def log(self) -> Path:
+        return self.path / "log"
+
+    @property
+    def there(self) -> bool:
+        """Whether a node has lived here."""
+        return (self.path / "keys").is_dir()
+
+    def create(self) -> bool:
+        """Make what is missing; whether it was no home before. `Refused` where something else lives."""
+        fresh = not self.there
         try:
+            strange = (
+                sorted({entry.name for entry in self.path.iterdir()} - NO_HOME) if fresh and self.path.exists() else []
+            )
+        except OSError as error:
+            raise self._unwritable(error) from None
+        if strange:
+            raise Refused(
+                f"{self.path} is no home of a node, and it has other files ({strange[0]}): IPOS_HOME names a new or an empty directory"
+            )
+        try:
+            if fresh:
+                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                write_private(self.path / "format", f"{FORMAT}\n".encode())
+                if not self.toml.exists():
+                    from ipos.node.settings import document
+
+                    write_private(self.toml, document().encode())
             for directory in (self.path, self.handed, *(self.path / name for name in ("keys", "work", "env", "home"))):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise self._unwritable(error) from None
         self.run_dir.mkdir(mode=0o700, exist_ok=True)
+        return fresh
+
+    def upgrade(self) -> None:
+        """Make a home of an earlier format one of this. Called under the lock; `Refused` for a home of a newer IPOS, which is left alone."""
+        path = self.path / "format"
+        try:
+            text = path.read_text().strip()
+        except FileNotFoundError:
+            text = "1"
+        if not text.isdecimal() or int(text) < 1:
+            raise Refused(
+                f"{path} says {text[:40]!r}, which is no format of a home: put it back from a copy of the home"
+            )
+        found = int(text)
+        if found > FORMAT:
+            raise Refused(
+                f"the home {self.path} was made by a newer IPOS (format {found}, this one knows {FORMAT}): update IPOS, or let IPOS_HOME name another"
+            )
+        for number in range(found, FORMAT):
+            STEPS[number](self.path)
+            write_private(path, f"{number + 1}\n".encode())
 
     def _unwritable(self, error: OSError) -> Refused:
         why = os.strerror(error.errno or 0)
@@ -93,12 +148,14 @@ class Home:
         (self.path / "node.pid").write_text(f"{os.getpid()}\n")
 
     def unlock(self) -> None:
+        if self._lock is None:  # the home is another node's
+            return
         (self.path / "node.pid").unlink(missing_ok=True)
         for name in ("9p", "where"):
             with contextlib.suppress(OSError):
                 (self.run_dir / name).unlink()
-        if self._lock is not None:
-            os.close(self._lock)
+        os.close(self._lock)
+        self._lock = None
 
     def pid(self) -> int | None:
         try:
@@ -106,46 +163,12 @@ class Home:
         except (OSError, ValueError):
             return None
 
+    @property
+    def toml(self) -> Path:
+        return self.path / "ipos.toml"
+
     def settings(self) -> Settings:
-        """What ipos.toml says. An unknown key is refused, with the nearest known one."""
-        from ipos.identity.machines import tidy, valid_name  # not for every command
+        """What ipos.toml says."""
+        from ipos.node.settings import read
 
-        path = self.path / "ipos.toml"
-        try:
-            table = tomllib.loads(path.read_text())
-        except FileNotFoundError:
-            table = {}
-        except tomllib.TOMLDecodeError as error:
-            raise Refused(f"{path} cannot be read: {error}") from None
-        known = [field.name for field in msgspec.structs.fields(Settings)]
-        for key in table:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                raise Refused(
-                    f"{path}: unknown key {key!r}"
-                    + (f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}")
-                )
-        try:
-            settings = msgspec.convert(table, Settings)
-        except msgspec.ValidationError as error:
-            raise Refused(f"{path}: {error}") from None
-        settings.name = settings.name or tidy(socket.gethostname())
-        if not valid_name(settings.name):
-            raise Refused(f"{path}: {settings.name!r} cannot be a name: small letters, digits and '-', at most 32")
-        if settings.listen not in ("lan", "local"):
-            raise Refused(f"{path}: listen is 'lan' or 'local', not {settings.listen!r}")
-        if settings.tcp:
-            from ipos.tree.ninep.transport import loopback
-
-            loopback(settings.tcp)
-        return settings
-
-    def change(self, **values: object) -> None:
-        """Write settings to ipos.toml, keeping the others."""
-        path = self.path / "ipos.toml"
-        table = tomllib.loads(path.read_text()) if path.exists() else {}
-        table |= values
-        new = path.with_name("ipos.toml.new")
-        new.write_text("".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in table.items()))
-        new.replace(path)
-        self.settings()
+        return read(self.toml)

@@ -29,7 +29,6 @@ def identity(home: Home) -> tuple[RunKey, MachineList | None, str]:
     mine = msgspec.json.decode(stored.read_bytes(), type=MachineList) if stored.exists() else None
     if mine is not None:
         lists.check(mine)
-    accounts.take_over(directory)
     return RunKey(run), mine, mine.account if mine is not None else accounts.only_or_fresh(directory)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import msgspec
 
 from ipos.identity import accounts
 from ipos.identity.secret import Secret
+from ipos.node.config import owner
 from ipos.node.identity import restore
 from ipos.tree.file import Caller
 from ipos.tree.synthetic import Clone, Dir, Text
@@ -32,6 +32,8 @@ class Keys:
         self.dir = Dir(
             {
                 "ctl": Clone(self._ctl, limits.ctl_line_bytes + limits.keystore_bytes, at_once=True),
+                "sign": Clone(self._sign, limits.ctl_line_bytes + limits.record_bytes),
+                "purposes": Text(lambda: "".join(msgspec.json.encode(row).decode() + "\n" for row in self.purposes())),
                 "status": Text(lambda: lines(self.status())),
                 "list": Text(lambda: "".join(msgspec.json.encode(row).decode() + "\n" for row in self.rows())),
             }
@@ -75,10 +77,19 @@ class Keys:
                 )
         return rows
 
+    def purposes(self) -> list[dict[str, str]]:
+        """What the account signs: the purpose, and the kind of record it must be."""
+        return [{"purpose": one.name, "record": one.kind.__name__} for one in self._node.agent.purposes]
+
+    async def _sign(self, caller: Caller, written: bytes) -> str:
+        """The purpose in the first line, behind it the record as it will be signed. The answer: 65 bytes of signature, in hexadecimal."""
+        owner(caller, "the account signs")
+        first, _, record = written.partition(b"\n")
+        return self._node.agent.sign(first.decode(errors="replace").strip(), record).hex() + "\n"
+
     async def _ctl(self, caller: Caller, written: bytes) -> str:
         """One command a write: its words in the first line, passphrases in the lines after it. Nothing that was written is ever repeated."""
-        if not caller.local:
-            raise Refused("keys are opened on their own machine's socket only", errno.EPERM)
+        owner(caller, "keys are opened")
         agent = self._node.agent
         first, _, rest = written.partition(b"\n")
         lines_ = rest.split(b"\n")

@@ -7,17 +7,24 @@ import json
 import logging
 import os
 import signal
+import sqlite3
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from ipos.identity.agent import Agent
 from ipos.identity.machine_id import machine_id
 from ipos.identity.machines import Machine
+from ipos.node.config import Config
 from ipos.node.daemon import Node
-from ipos.node.home import Home, Settings, runtime_root
+from ipos.node.home import Home, runtime_root
 from ipos.node.identity import first_list, identity
 from ipos.node.ipfs import Ipfs
+from ipos.node.lag import Watched, timer
+from ipos.node.logs import LogFiles
 from ipos.node.machine import MachineLoad, measure_speed
+from ipos.node.settings import Settings
 from ipos.node.storefs import REMEDY, StoreFiles
 from ipos.pool.journal import Journal
 from ipos.pool.native.executor import NativeExecutor
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
     from ipos.net.netd import Netd
 
 log = logging.getLogger("ipos.node")
+T = TypeVar("T")
 
 LISTEN = {
     "lan": ("/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1", "/ip6/::/tcp/0", "/ip6/::/udp/0/quic-v1"),
@@ -42,11 +50,21 @@ LISTEN = {
 }
 
 
-async def opened(home: Home, settings: Settings, stack: AsyncExitStack) -> tuple[Node, Netd]:
+def _whole(path: Path, open_: Callable[[], T], lost: str) -> T:
+    """A database of the home. `Refused` if it is damaged, with what is `lost` without it."""
+    try:
+        return open_()
+    except sqlite3.DatabaseError as error:
+        raise Refused(
+            f"{path} is damaged ({error}): put it back from a copy of the home, or move it away; {lost}; nothing was changed"
+        ) from None
+
+
+async def opened(home: Home, config: Config, stack: AsyncExitStack, private: bool) -> tuple[Node, Netd]:
     """A node over the home's own parts, each of which `stack` closes; nothing of it goes on by itself yet."""
     from ipos.net.netd import Netd
 
-    thread = asyncio.to_thread
+    settings, thread = config.now, asyncio.to_thread
     clock = SystemClock()
     run, stored, account = await thread(identity, home)
     agent = Agent(home.path / "keys", account, clock, thread)
@@ -54,21 +72,27 @@ async def opened(home: Home, settings: Settings, stack: AsyncExitStack) -> tuple
     stack.callback(packs.close)
     most = settings.store_bytes
     store = QuotaStore(packs, most, packs.used, REMEDY) if most else packs
-    journal = await thread(Journal, home.path / "journal.sqlite", thread, True, lambda: settle(store))
+    path = home.path / "journal.sqlite"
+    journal = await thread(
+        _whole, path, lambda: Journal(path, thread, True, lambda: settle(store)), "jobs are forgotten then"
+    )
     stack.callback(journal.close)
     computer = machine_id(home.path)
-    load = MachineLoad(settings.cores, settings.native, computer)
-    pins = await thread(Pins, home.path / "store" / "pins.sqlite", store, packs.age)
+    load = MachineLoad(lambda: config.now, computer)
+    kept = home.path / "store" / "pins.sqlite"
+    pins = await thread(_whole, kept, lambda: Pins(kept, store, packs.age), "what is kept has to be pinned anew then")
     stack.callback(pins.close)
     executor = NativeExecutor(
         home=home.path, hidden=(runtime_root(),), store=store, holds=Holds(pins), clock=clock, key=run
     )
     stack.push_async_callback(executor.close)
     members: set[str] = set()
-    listen = journal.meta(f"listen-{settings.listen}")
+    alone = private and (stored is None or len(stored.machines) < 2)  # nobody waits for it
+    where = "local" if alone else settings.listen
+    listen = None if alone else journal.meta(f"listen-{where}")
     net = Netd(
-        key=home.path / "keys" / "transport", run_dir=home.run_dir, mdns=settings.listen == "lan", store=store,
-        listen=json.loads(listen) if listen else LISTEN[settings.listen], may=lambda peer, cid: pins.may(cid, peer in members),
+        key=home.path / "keys" / "transport", run_dir=home.run_dir, mdns=where == "lan", store=store,
+        listen=json.loads(listen) if listen else LISTEN[where], may=lambda peer, cid: pins.may(cid, peer in members),
     )  # fmt: skip
     stack.push_async_callback(net.close)
     _, _, load.speed, _ = await asyncio.gather(executor.open(), net.start(), thread(measure_speed), agent.load(account))
@@ -78,23 +102,29 @@ async def opened(home: Home, settings: Settings, stack: AsyncExitStack) -> tuple
         home=home.path, name=settings.name, run_key=run, agent=agent, mine=mine, machine=computer, clock=clock, net=net,
         store=store, journal=journal, executor=executor, load=load, pins=pins, offload=thread,
     )  # fmt: skip
-    if settings.listen == "local":  # the same ports next time: peers find us where we were
+    node.private = alone
+    if where == "local" and not alone:  # the same ports next time: peers find us where we were
         journal.note("listen-local", json.dumps(net.addresses()))
     await thread(node.images.open)
     node.trees.watch(members)
     node.trees.mount_net(net)
     node.trees.native = executor
+    node.trees.mount_machine(config, load)
+    load.parents = lambda: [pid for pid in (executor.pid, executor.engine.workers.pid) if pid]
+    config.changed.append(node.holding.offer_anew)
     files = StoreFiles(node, packs, most)
     node.trees.mount_store(Ipfs(node, CacheStore(store, node.fetched(asyncio.get_running_loop()))), files)
     node.spawn(files.watch())
     return node, net
 
 
-async def serve(home: Home) -> None:
+async def serve(home: Home, settings: Settings, files: LogFiles, watched: Watched, private: bool) -> None:
     """Run the node of a home until it is told to stop. `Refused`: what ended it, if nobody told it to."""
-    settings = home.settings()
+    config = Config(home.toml, settings, asyncio.to_thread)
     async with AsyncExitStack() as stack:
-        node, net = await opened(home, settings, stack)
+        node, net = await opened(home, config, stack, private)
+        node.trees.mount_log(files, watched)
+        node.spawn(timer(watched))
 
         def door() -> ServerProtocol:
             return ServerProtocol(node.trees.attach, node.me, node.trees.left)
@@ -103,9 +133,10 @@ async def serve(home: Home) -> None:
         if settings.tcp:
             servers.append(await serve_tcp(settings.tcp, door))
         node.start()
-        (home.run_dir / "where").write_text(
-            json.dumps({"pid": os.getpid(), "peer": net.peer, "addresses": net.addresses()})
-        )
+        if not node.private:
+            (home.run_dir / "where").write_text(
+                json.dumps({"pid": os.getpid(), "peer": net.peer, "addresses": net.addresses()})
+            )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, node.stopping.set)

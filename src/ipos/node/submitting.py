@@ -44,10 +44,10 @@ class Submissions:
             if isinstance(job.state, Preparing):
                 self._node.spawn(self.prepare(job))
 
-    async def submit(self, spec: bytes) -> Job:
+    async def submit(self, spec: bytes, number: int = 0) -> Job:
+        """`number`: one that the coordinator gave for it."""
         parse_spec(spec)
-        id = max([self._node.journal.last_job(), *self._node.coordinator.jobs]) + 1
-        job = Job(id, spec, Preparing())
+        job = Job(number or self._node.coordinator.number(), spec, Preparing())
         job.names = self._names
         self._node.coordinator.add(job)
         await self._node.journal.commit()

@@ -5,17 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ipos.identity.machines import MachineList
 from ipos.node import doctor
+from ipos.node.config import Config, owner
+from ipos.node.devfs import dev_dir
+from ipos.node.diskfs import Disks
 from ipos.node.handover import HandOvers, marks
 from ipos.node.ipfs import Ipfs
 from ipos.node.joining import describe
 from ipos.node.keysfs import Keys, words
+from ipos.node.lag import Watched
+from ipos.node.logs import LogFile, LogFiles, follow
+from ipos.node.machine import MachineLoad
+from ipos.node.machinefs import cpu_dir, mem_dir
 from ipos.node.storefs import StoreFiles
 from ipos.pool.imagefs import image_dir
 from ipos.pool.jobfs import jobs_dir
@@ -23,7 +29,7 @@ from ipos.pool.procfs import proc_dir
 from ipos.tree.file import Caller, File
 from ipos.tree.local import local
 from ipos.tree.remote import RemoteFile, remote
-from ipos.tree.synthetic import Blob, Clone, Dir, Text
+from ipos.tree.synthetic import Clone, Dir, Text
 from ipos.wire import limits
 from ipos.wire.errors import Refused
 from ipos.wire.text import lines
@@ -43,21 +49,23 @@ class Trees:
         self.native: NativeExecutor | None = None
         self._netd: Netd | None = None
         self._nodes: dict[str, RemoteFile] = {}
+        self._logs: LogFiles | None = None
+        self._watched: Watched | None = None
         self._members: set[str] = set()
+        handovers = HandOvers(node)
         files: dict[str, File] = {
             "ctl": Text(None, self._ctl),
             "status": Text(lambda: lines(self.status())),
             "doctor": Text(self._doctor),
-            "job": jobs_dir(node.coordinator, node.store, node.submit, HandOvers(node).answers(), marks),
+            "job": jobs_dir(
+                handovers.steering, node.submit, node.offload, node.home / "handed", handovers.answers(), marks
+            ),
             "image": image_dir(node.images),
             "proc": proc_dir(node.holding),
             "pool": self._pool(),
             "keys": Keys(node).dir,
             "n": Dir({}, lambda: [m.name for m in node.mine.machines], self._find_node),
         }
-        log = node.home / "log"
-        if log.exists():
-            files["log"] = Blob(lambda offset, count: _read(log, offset, count), lambda: log.stat().st_size)
         if (node.home / "home").is_dir():
             files["home"] = local(node.home / "home")
         self.root = Dir(files)
@@ -69,6 +77,20 @@ class Trees:
     def mount_store(self, ipfs: Ipfs, store: StoreFiles) -> None:
         self.root.files["ipfs"] = ipfs
         self.root.files["store"] = store.dir()
+
+    def mount_machine(self, config: Config, load: MachineLoad) -> None:
+        """What a real machine has: its settings, processor, memory, directories, devices."""
+        self.root.files |= {
+            "config": config.file(),
+            "cpu": cpu_dir(config, load, self.node.holding),
+            "mem": mem_dir(config, load),
+            "disk": Disks(self.node.home, config),
+            "dev": dev_dir(),
+        }
+
+    def mount_log(self, files: LogFiles, watched: Watched) -> None:
+        self._logs, self._watched = files, watched
+        self.root.files |= {"log": LogFile(files), "events": follow(files)}
 
     def watch(self, members: set[str]) -> None:
         """Keep this set equal to the peers of the machine list: the block link's thread asks it."""
@@ -96,8 +118,7 @@ class Trees:
     # ---- files
 
     def _ctl(self, caller: Caller, line: str) -> None:
-        if not caller.local:
-            raise Refused("a node is told to stop on its own socket only", errno.EPERM)
+        owner(caller, "a node is told to stop")
         if line.split() == ["down"]:
             self.node.stopping.set()
         elif line.strip():
@@ -114,6 +135,7 @@ class Trees:
         return {
             "name": node.name,
             "state": "up",
+            "private": node.private,
             "pid": os.getpid(),
             "peer": node.net.peer,
             "account": node.mine.account,
@@ -130,6 +152,10 @@ class Trees:
             "netd_pid": self._netd.pid if self._netd is not None else None,
             "engine_pid": self.native.engine.workers.pid if self.native is not None else None,
             "worker_pid": self.native.pid if self.native is not None else None,
+            "lag_max_ms": round(self._watched.lag.most * 1e3, 1) if self._watched is not None else None,
+            "lag_p99_ms": round(self._watched.lag.p99() * 1e3, 2) if self._watched is not None else None,
+            "lag_bad": self._watched.bad if self._watched is not None else None,
+            "log_lost": self._logs.lost if self._logs is not None else None,
             "trouble": node.coordinator.trouble or None,
         }
 
@@ -228,9 +254,3 @@ class _ListFile(Clone):
 
     async def open(self, caller: Caller, flags: int) -> Any:
         return await (super().open(caller, flags) if flags & os.O_ACCMODE else self._text.open(caller, flags))
-
-
-def _read(path: Path, offset: int, count: int) -> bytes:
-    with open(path, "rb") as stream:
-        stream.seek(offset)
-        return stream.read(count)

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from ipos.pool import data, estimate, verified
+from ipos.pool import data, estimate, holder, verified
 from ipos.pool import job as j
 from ipos.pool import lease as l
 from ipos.pool import task as t
@@ -28,10 +28,11 @@ from ipos.pool.receipt import Receipts
 from ipos.pool.records import Deal, Result
 from ipos.pool.records import Task as TaskRecord
 from ipos.pool.saves import Holds, Save
+from ipos.pool.taking import Taking
 from ipos.store import cid as c
-from ipos.store.blocks import BlockStore, put_soon
+from ipos.store.blocks import BlockStore
 from ipos.wire.clock import Clock
-from ipos.wire.errors import Refused
+from ipos.wire.errors import BadRecord, Refused
 from ipos.wire.record import decode
 
 log = logging.getLogger("ipos.coordinator")
@@ -69,7 +70,9 @@ class Coordinator:
         self.members: dict[str, Member] = {}
         self.trouble = ""  # the sentence of what keeps the coordinator from going on, for /status
         self._deliver = deliver
+        self._taking = Taking(store, receipts, offload, clock)
         self._leases: dict[str, tuple[Job, Row]] = {}
+        self._numbered = 0
         self._decided: list[Decided] = []
         self._dealing = Dealing(self.jobs, self.members, self._leases, self._apply, self._count, clock)
         self.keeping = Keeping(
@@ -130,6 +133,11 @@ class Coordinator:
         self._place_due = True
         self._wake.set()
 
+    def number(self) -> int:
+        """Of a new job."""
+        self._numbered = max(self.journal.last_job(), self._numbered, *self.jobs, 0) + 1
+        return self._numbered
+
     def add(self, job: Job) -> None:
         self.jobs[job.id] = job
         self.journal.job(job.id, job.spec_bytes, job.state, job.note())
@@ -144,15 +152,18 @@ class Coordinator:
             self.journal.task(job.id, row.i, row.name, row.record, row.state)
         self._step_job(job, j.Prepared(len(rows), self.clock.wall()))
         for i, answer in known.items():
-            cid, result = c.of_dag_cbor(answer.result), decode(Result, answer.result)
-            receipt = c.of_dag_cbor(answer.receipt) if answer.receipt is not None else None
-            self._pinning.result(job.id, cid, result, receipt)
-            words = c.text(receipt) if receipt is not None else ""
-            now = self.clock.now()
-            self._apply(
-                job, rows[i], t.Resulted("", "", c.text(cid), result.ok, now, receipt=words, verified=answer.verified)
-            )
+            self.answered(job, rows[i], answer)
+        job.stir()
         self._wake.set()
+
+    def answered(self, job: Job, row: Row, answer: Answer) -> None:
+        """The result of a task is known, and in the store."""
+        cid, result = c.of_dag_cbor(answer.result), decode(Result, answer.result)
+        receipt = c.of_dag_cbor(answer.receipt) if answer.receipt is not None else None
+        self._pinning.result(job.id, cid, result, receipt)
+        words = c.text(receipt) if receipt is not None else ""
+        now = self.clock.now()
+        self._apply(job, row, t.Resulted("", "", c.text(cid), result.ok, now, receipt=words, verified=answer.verified))
 
     def unprepared(self, job: Job, sentence: str) -> None:
         self._step_job(job, j.Unprepared(sentence, self.clock.wall()))
@@ -167,15 +178,32 @@ class Coordinator:
         """Save the task and stop it: `Suspended`, soon, with its newest save kept here."""
         self._apply(job, row, t.Suspend(self.clock.now()))
 
+    def pause(self, job: Job, row: Row) -> None:
+        """Let the task rest where it is; one that nobody has is held."""
+        job.info.rested = True
+        self._apply(job, row, t.Pause(self.clock.now()))
+
+    def become(self, job: Job, row: Row, task: TaskRecord) -> None:
+        """A task that nobody has been dealt becomes another one; what it names is in the store."""
+        row.become(task)
+        self._pinning.inputs(job.id, [task])
+        self.journal.task(job.id, row.i, row.name, row.record, row.state)
+
+    def limit_wall(self, job: Job, row: Row, seconds: float) -> None:
+        """For the leases to come; the one of now is told by who asks."""
+        job.info.wall_s[str(row.i)] = seconds
+        self._save(job)
+
     def go_on(self, job: Job, row: Row) -> None:
-        """With a suspended task."""
+        """With a task that is suspended, held or paused."""
         self._apply(job, row, t.Resume(self.clock.now()))
         self._place_due = True
         self._wake.set()
 
-    def hand_over(self, job: Job, row: Row, where: str) -> None:
-        """A suspended task goes on elsewhere: it is none of this job any more. `where`: in words, for its owner."""
-        job.info.handed[row.i] = where
+    def end(self, job: Job, row: Row, where: str = "") -> None:
+        """The task is none of this job any more: it was handed over (`where`: in words, for its owner), or killed."""
+        if where:
+            job.info.handed[row.i] = where
         self._apply(job, row, t.Cancel(self.clock.now()))
         self.keeping.forget(job, row)
         self._step_job(job, j.TaskEnded("cancelled", False, self.clock.wall()))
@@ -205,7 +233,8 @@ class Coordinator:
         """From a job that had the pool for itself and no mishap: how much longer it took than its tasks alone explain."""
         alone = not any(isinstance(other.state, j.Working) for other in self.jobs.values())
         smooth = state.counts.done == state.counts.total <= estimate.LESSON_TASKS
-        if not alone or not smooth or state.counts.from_store or job.info.moved or job.info.tried_again:
+        mishap = job.info.moved or job.info.tried_again or job.info.rested
+        if not alone or not smooth or state.counts.from_store or mishap or job.spec.hold:
             return
         program = job.rows[0].task.program
         offers = [member.offer(0) for member in self.members.values()]
@@ -228,12 +257,16 @@ class Coordinator:
             job.changed(row, old)
             if isinstance(old, t.Leased):
                 self._leases.pop(old.lease.id, None)
+                row.resting = ()
             if isinstance(row.state, t.Leased):
                 self._leases[row.state.lease.id] = job, row
             if count:
                 self._count()
         elif isinstance(event, t.OfLease) and isinstance(event.event, l.Started):
             self.journal.task_state(job.id, row.i, row.state)  # so that a restart still knows what a lost lease cost
+        elif isinstance(event, (t.Pause, t.Resume, t.Suspend)):  # what its owner said outlives this node
+            self.journal.task_state(job.id, row.i, row.state)
+            job.emit({"event": "task", **job.line(row)})
         for each in instructions:
             self._decided.append((job, row, each))
         if instructions:
@@ -305,6 +338,10 @@ class Coordinator:
                 self._tell(node, f"drop {id}")
             case t.Halt(id, node):
                 self._tell(node, f"stop {id}")
+            case t.Rest(id, node):
+                self._tell(node, f"pause {id}")
+            case t.Rouse(id, node):
+                self._tell(node, f"resume {id}")
             case t.Deliver(_, ok):
                 self._spawn(self._delivered(job, row, "done" if ok else "failed"))
             case t.Abandon(_):
@@ -338,6 +375,8 @@ class Coordinator:
         if receipt is not None:
             blocks = (*blocks, self.store.get(receipt))
             ext["receipt"] = c.text(receipt)
+        if (wall_s := job.info.wall_s.get(str(row.i))) is not None:
+            ext["wall_ms"] = str(round(wall_s * 1000))
         member.known.update(data.roots(row.task))
         member.deal(
             Deal(
@@ -395,6 +434,7 @@ class Coordinator:
                 self._here(member, event["leases"], now)
             case "lease":
                 self._lease(member, event["lease"], event["state"], now)
+                self._rests(member, event["lease"], event.get("resting", []))
             case "says":
                 self._says(event["lease"], event["text"])
             case "ended":
@@ -415,12 +455,13 @@ class Coordinator:
                 self._wake.set()
 
     def _here(self, member: Member, leases: list[dict[str, Any]], now: float) -> None:
-        held = {each["lease"]: each["state"] for each in leases}
+        held = {each["lease"]: each for each in leases}
         for id, (_, row) in list(self._leases.items()):
             if isinstance(row.state, t.Leased) and row.state.lease.node == member.node and id not in held:
                 self._of_lease(id, l.Missing(now))
-        for id, state in held.items():
-            self._lease(member, id, state, now)
+        for id, each in held.items():
+            self._lease(member, id, each["state"], now)
+            self._rests(member, id, each.get("resting", []))
         self._place_due = True
         self._wake.set()
 
@@ -432,30 +473,24 @@ class Coordinator:
         elif state in ("running", "busy", "paused"):
             self._of_lease(id, l.Started(now))
 
+    def _rests(self, member: Member, id: str, by: list[str]) -> None:
+        """Who has paused it there. What did not reach the holder, because it was away or had not been dealt it, is said again."""
+        if (found := self._leases.get(id)) is None:
+            return
+        job, row = found
+        if row.state.paused != (holder.JOB in by):
+            member.tell(f"{'pause' if row.state.paused else 'resume'} {id}")
+        if row.resting != tuple(by):
+            row.resting = tuple(by)
+            job.info.rested = True
+            job.emit({"event": "task", **job.line(row)})
+
     async def _offered(self, member: Member, event: dict[str, Any]) -> None:
         """A holder has a newer save. It may offer the next one when this one is here, or of no use."""
         id: str = event["lease"]
         if (found := self._leases.get(id)) is not None:
-            await self.keeping.keep(*found, self._signed_save(member, found[1], event), member.node)
+            await self.keeping.keep(*found, await self._taking.save(event, found[1].cid, member.node), member.node)
         member.tell(f"kept {id}")
-
-    def _signed_save(self, member: Member, row: Row, event: dict[str, Any]) -> Save:
-        """What an event offers. A receipt that is none is left away: the save is of use all the same, by its own root."""
-        receipt = self._receipt(event, row.cid, None, member.node)
-        return Save(c.parse(event["save"]), event["work"], receipt)
-
-    def _receipt(self, event: dict[str, Any], task: bytes, result: bytes | None, node: str) -> bytes | None:
-        """The CID of the receipt in an event, which is in the store then; None if there is none that can be believed."""
-        if not event.get("receipt"):
-            return None
-        try:
-            body, machines = (base64.b64decode(event[key]) for key in ("receipt", "machines"))
-            blocks = self.receipts.accept(body, machines, task, result, node)
-        except OSError as error:
-            log.warning("the receipt of %s for %s: %s", node, event["lease"], error)
-            return None
-        put_soon(self.store, blocks)
-        return blocks[0][0]
 
     async def _stopped(self, member: Member, event: dict[str, Any]) -> None:
         """A holder has stopped a task on its owner's word."""
@@ -465,7 +500,7 @@ class Coordinator:
         self._fetching.add(id)
         try:
             if (found := self._leases.get(id)) is not None and event["save"] is not None:
-                await self.keeping.keep(*found, self._signed_save(member, found[1], event), member.node)
+                await self.keeping.keep(*found, await self._taking.save(event, found[1].cid, member.node), member.node)
         finally:
             self._fetching.discard(id)
         self._of_lease(id, l.GivenBack(self.clock.now(), "stopped by its owner", False))
@@ -476,6 +511,7 @@ class Coordinator:
         """What is saved need not be repeated."""
         if isinstance(row.state, t.Leased):
             self._apply(job, row, t.OfLease(row.state.lease.id, l.Saved(self.clock.now())))
+        job.stir()
 
     def _says(self, id: str, text: str) -> None:
         if (found := self._leases.get(id)) is not None:
@@ -498,25 +534,25 @@ class Coordinator:
         if result.task != row.cid:
             self._of_lease(id, l.GivenBack(self.clock.now(), "it answered with the result of another task", True))
             return
-        data.take(self.store, data.results(result), (base64.b64decode(block) for block in event["blocks"]))
-        if all(data.complete(self.store, cid) for cid in data.results(result)):
-            self._resulted(member, job, row, event, result)
-            return
         self._fetching.add(id)
         self._spawn(self._bring(member, job, row, event, result))
 
     async def _bring(self, member: Member, job: Job, row: Row, event: dict[str, Any], result: Result) -> None:
         id: str = event["lease"]
         try:
-            for cid in data.results(result):
+            receipt, complete = await self._taking.result(event, result, lambda text: job.say(row, text))
+            for cid in data.results(result) if not complete else ():
                 await data.bring(self.store, cid, self.fetch, (member.node,), self.clock)
+        except BadRecord as error:
+            self._of_lease(id, l.GivenBack(self.clock.now(), f"its result is none: {error}", True))
+            return
         except OSError as error:
             log.warning("result of %s on %s: %s", id, member.name, error)
             job.say(row, f"its result could not be fetched: {error}")
             return
         finally:
             self._fetching.discard(id)
-        self._resulted(member, job, row, event, result)
+        self._resulted(member, job, row, event, result, receipt)
 
     def _of_id(self, id: str) -> tuple[Job, Row] | None:
         """The task of a lease that was given up: first result wins."""
@@ -526,11 +562,12 @@ class Coordinator:
             return None
         return job, job.rows[int(parts[1])]
 
-    def _resulted(self, member: Member, job: Job, row: Row, said: dict[str, Any], result: Result) -> None:
+    def _resulted(
+        self, member: Member, job: Job, row: Row, said: dict[str, Any], result: Result, receipt: bytes | None
+    ) -> None:
+        """All of it is in the store."""
         id: str = said["lease"]
         cid, body = data.record_block(result)
-        put_soon(self.store, [(cid, body)])
-        receipt = self._receipt(said, row.cid, cid, result.node)
         self._pinning.result(job.id, cid, result, receipt)
         own = result.ext.get("verified", verified.RECEIPT)  # the word of a machine of this account
         level = verified.NONE if receipt is None else own

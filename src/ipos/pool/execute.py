@@ -31,8 +31,15 @@ class Ran(NamedTuple):
     save: Save | None = None
 
 
+class Memory(NamedTuple):
+    """Bytes of memory that the processes of a run have, and the most that each of those that live has had."""
+
+    now: int
+    peak: int
+
+
 class Run(Protocol):
-    """One running task."""
+    """One running task. Time is counted without pauses."""
 
     async def exited(self) -> None:
         """Return when it uses the machine no more: its slot is free."""
@@ -45,6 +52,18 @@ class Run(Protocol):
     def pause(self) -> None: ...
 
     def resume(self) -> None: ...
+
+    def limit(self, wall_s: float) -> None:
+        """From now on it may take so long in all, 0 = as long as it likes. `Refused` if that cannot be changed."""
+        ...
+
+    def memory(self) -> Memory | None:
+        """What it has of the machine's memory, where that is known."""
+        ...
+
+    async def save(self) -> int:
+        """Save now; the work that is saved, when it is on disk. `Refused`: it cannot be saved, or it has ended."""
+        ...
 
     def stop(self) -> None:
         """Save, and end soon; `wait` says `stopped`. Not for native tasks."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from ipos.pool import holder as h
@@ -36,10 +37,28 @@ class Held:
         self.signed: tuple[bytes, ...] = ()  # the receipt up to what is offered, and the machine list that it names
         self.segment = Segment()
         self.stopping = False
+        self.saved_work = 0  # of the newest save that somebody asked for
+        self.taken = ""  # why its process was ended by the owner of this machine
+        self.wall_s: float | None = float(deal.ext["wall_ms"]) / 1000 if "wall_ms" in deal.ext else None
+        self.stirred = asyncio.Event()  # replaced each time that something has changed
         self.began: float | None = None
         self.off = False
         self.task_cid = cid_of(deal.task)
 
     @property
     def word(self) -> str:
-        return type(self.state).__name__.lower()
+        """As people read it."""
+        return "paused" if self.resting else type(self.state).__name__.lower()
+
+    @property
+    def resting(self) -> tuple[str, ...]:
+        """Who has paused it."""
+        return self.state.resting if isinstance(self.state, h.Hold) else ()
+
+    def stir(self) -> None:
+        self.stirred.set()
+        self.stirred = asyncio.Event()
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        while not true():
+            await self.stirred.wait()

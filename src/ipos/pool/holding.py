@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import logging
 import os
 from collections.abc import Coroutine
@@ -45,6 +46,11 @@ class Load(Protocol):
 
     @property
     def slots(self) -> int: ...
+
+    @property
+    def declined(self) -> str:
+        """Why no native program may run here, "" if one may."""
+        ...
 
     def figures(self, busy: int) -> dict[str, Any]:
         """The fields of a beat: cores, slots, said, speed, memory_free, memory_total, foreign, platform, declined."""
@@ -86,6 +92,7 @@ class Holding:
         self.receipts = receipts
         self.offering = Offering(store, holds, receipts, offload, self._tell, self._spawn)
         self._pinning = pinning
+        self._offload = offload
         self._closing = False
 
     # ---- what the tree calls
@@ -96,7 +103,7 @@ class Holding:
             self._events[caller.node] = Events(lambda: self._snapshot(caller.node))
         return self._events[caller.node]
 
-    def deal(self, caller: Caller, message: bytes) -> str:
+    async def deal(self, caller: Caller, message: bytes) -> str:
         """A Deal record. The answer is the lease's directory in /proc. Dealing a lease again that is held changes nothing."""
         deal = decode(Deal, message)
         key = (caller.node, deal.id)
@@ -104,12 +111,17 @@ class Holding:
             return self.name(self.leases[key])
         if len(self.leases) >= limits.leases_per_node:
             raise Refused(f"this node holds {len(self.leases)} leases already, the most is {limits.leases_per_node}")
+        if self.load.declined and not deal.task.in_engine:
+            raise Refused(f"{self.load.declined}: run it with --wasm, or on another machine", errno.EACCES)
         highest = self._epochs.get((caller.node, deal.job), 0)
         if deal.epoch < highest:
             raise Refused(f"job {deal.job} has a newer coordinator (epoch {highest}, this deal says {deal.epoch})")
         self._epochs[caller.node, deal.job] = deal.epoch
         before = [c.parse(deal.ext["receipt"])] if "receipt" in deal.ext else []
-        data.take(self.store, [*data.roots(deal.task), *before], deal.blocks)
+        if deal.blocks:  # off the loop: the store may be waiting for the disk
+            await self._offload(lambda: data.take(self.store, [*data.roots(deal.task), *before], deal.blocks))
+        if key in self.leases:  # it was dealt twice, and the other came first
+            return self.name(self.leases[key])
         held = Held(caller.node, deal, self.clock.now())
         self.leases[key] = held
         self._tell(held, {"event": "lease", "lease": deal.id, "state": "queued"})
@@ -117,7 +129,7 @@ class Holding:
         return self.name(held)
 
     async def tell(self, caller: Caller, line: str) -> None:
-        """`hear`, `release LEASE`, `drop LEASE`, `stop LEASE`, `kept LEASE`: the commands of /proc/ctl."""
+        """`hear`, and with a LEASE `release`, `drop`, `stop`, `pause`, `resume`, `kept`: the commands of /proc/ctl."""
         now = self.clock.now()
         match line.split():
             case ["hear"]:
@@ -129,13 +141,19 @@ class Holding:
             case ["stop", id]:
                 if (held := self.leases.get((caller.node, id))) is not None:
                     self._stop(held)
+            case ["pause", id]:
+                if (held := self.leases.get((caller.node, id))) is not None:
+                    self.rest(held, h.JOB)
+            case ["resume", id]:
+                if (held := self.leases.get((caller.node, id))) is not None:
+                    self.rouse(held, h.JOB)
             case ["kept", id]:
                 if (held := self.leases.get((caller.node, id))) is not None:
                     held.offered = None
             case []:
                 return
             case words:
-                known = "hear, release LEASE, drop LEASE, stop LEASE, kept LEASE"
+                known = "hear, and with a LEASE: release, drop, stop, pause, resume, kept"
                 raise Refused(f"'{words[0]}' is not a command of /proc/ctl; it knows {known}")
         for held in [held for held in self.leases.values() if held.caller == caller.node]:
             self._step(held, h.Heard(now))
@@ -157,7 +175,7 @@ class Holding:
                 now = self.clock.now()
                 for held in list(self.leases.values()):
                     self._step(held, h.Ticked(now))
-                    if held.run is not None and not held.off and isinstance(held.state, h.Busy):
+                    if held.run is not None and not held.off and isinstance(held.state, (h.Busy, h.Paused)):
                         self.offering.look(held, held.run)
                 self._turns()
                 if now - self._last_beat >= self._beat_s():
@@ -204,12 +222,13 @@ class Holding:
                 case h.Pause():
                     if held.run is not None:
                         held.run.pause()
-                    held.says = f"paused: its coordinator was not heard for {held.deal.grace_ms / 2000:g} s"
-                    log.warning("%s %s", held.deal.id, held.says)
+                    if not held.resting:
+                        held.says = f"paused: its coordinator was not heard for {held.deal.grace_ms / 2000:g} s"
+                        log.warning("%s %s", held.deal.id, held.says)
                 case h.Continue():
                     if held.run is not None:
                         held.run.resume()
-                    held.says = "runs"
+                    held.says = "goes on"
                 case h.Kill():
                     if held.work is not None:
                         held.work.cancel()
@@ -217,6 +236,7 @@ class Holding:
                     assert held.outcome is not None
                     self._tell(held, held.outcome)
                 case h.Forget():
+                    held.stir()
                     self._spawn(self.offering.let_go(held))
                     self._pinning.let_go(_result_of(held))
                     del self.leases[held.caller, held.deal.id]
@@ -225,6 +245,17 @@ class Holding:
                     self._turns()
                 case _:
                     pass
+
+    def offer_anew(self) -> None:
+        """The owner gives more or less than before: coordinators hear it at once. What runs goes on; what waits for a slot goes back if
+        none is given any more."""
+        if self.load.slots == 0:
+            for held in [held for held in self.leases.values() if isinstance(held.state, h.Queued)]:
+                reason = "its owner gives no processor to tasks now"
+                held.outcome = {"event": "declined", "lease": held.deal.id, "reason": reason}
+                self._step(held, h.Exited(self.clock.now()))
+        self.beat()
+        self._turns()
 
     def _turns(self) -> None:
         if self._closing:
@@ -261,12 +292,12 @@ class Holding:
                 held.outcome = await self._outcome(held, key)
                 await self._pinning.settled()  # before the coordinator is told to fetch it
             except OSError as error:
-                held.outcome = {"event": "fault", "lease": held.deal.id, "reason": str(error)}
+                held.outcome = self._fault(held, str(error))
             except Exception as error:
                 log.exception("task %s", held.deal.id)
-                reason = f"a mistake in IPOS: {type(error).__name__}: {error}"
-                held.outcome = {"event": "fault", "lease": held.deal.id, "reason": reason}
+                held.outcome = self._fault(held, f"a mistake in IPOS: {type(error).__name__}: {error}")
             self._step(held, h.Exited(self.clock.now()))
+            held.stir()
             self._turns()
         finally:
             if held.run is not None:
@@ -290,12 +321,16 @@ class Holding:
 
     async def _run(self, held: Held, key: str) -> dict[str, Any]:
         task = held.deal.task
+        if held.taken:
+            return self._fault(held, held.taken)
         if held.stopping:
             return stopped(held, None)
         held.says = "runs"
         held.segment = self._segment(held.deal)
         asked = held.deal.ext.get("verified", verified.NONE)
         held.run = await self.executor.start(key, task, held.deal.save, verified.replicas(asked))
+        if held.wall_s is not None:
+            held.run.limit(held.wall_s)
         if isinstance(held.state, h.Paused):
             held.run.pause()
         if held.stopping:
@@ -304,8 +339,10 @@ class Holding:
         held.off = True  # its outputs are still to be stored; the next may begin
         self._turns()
         ran: Ran = await held.run.wait()
+        if held.taken:
+            return self._fault(held, held.taken)
         if ran.fault:
-            return {"event": "fault", "lease": held.deal.id, "reason": ran.fault}
+            return self._fault(held, ran.fault)
         if ran.save is not None:
             await self.offering.hold(held, ran.save)
         if ran.stopped:
@@ -397,6 +434,42 @@ class Holding:
             held.outcome = stopped(held, None)
             self._step(held, h.Exited(self.clock.now()))
 
+    # ---- what its owners say to a process
+
+    def rest(self, held: Held, by: str) -> None:
+        """Pause it, for `holder.JOB` or `holder.OWNER`."""
+        self._at_rest(held, h.Rest(by))
+
+    def rouse(self, held: Held, by: str) -> None:
+        """It goes on, as far as this one is concerned."""
+        self._at_rest(held, h.Rouse(by, self.clock.now()))
+
+    def _at_rest(self, held: Held, event: h.Event) -> None:
+        before = held.resting
+        self._step(held, event)
+        if held.resting == before:
+            return
+        words = {h.JOB: "its job's owner", h.OWNER: "the owner of this machine"}
+        held.says = f"paused by {' and '.join(words[by] for by in held.resting)}" if held.resting else "goes on"
+        state = type(held.state).__name__.lower()
+        self._tell(held, {"event": "lease", "lease": held.deal.id, "state": state, "resting": held.resting})
+        held.stir()
+        self._turns()
+
+    def take(self, held: Held) -> None:
+        """End its process: its coordinator is to give the task to somebody else."""
+        held.taken = "the owner of that machine ended it there"
+        if held.run is not None:
+            self._spawn(held.run.kill())
+        elif isinstance(held.state, h.Queued):
+            held.outcome = self._fault(held, held.taken)
+            self._step(held, h.Exited(self.clock.now()))
+            held.stir()
+
+    @staticmethod
+    def _fault(held: Held, reason: str) -> dict[str, Any]:
+        return {"event": "fault", "lease": held.deal.id, "reason": reason}
+
     # ---- events
 
     def _tell(self, held: Held, event: dict[str, Any]) -> None:
@@ -405,7 +478,13 @@ class Holding:
 
     def _snapshot(self, caller: str) -> list[str]:
         mine = [held for held in self.leases.values() if held.caller == caller]
-        states = [{"lease": held.deal.id, "state": held.word, "text": held.says} for held in mine]
+        states = [
+            {
+                "lease": held.deal.id, "state": type(held.state).__name__.lower(), "text": held.says,
+                "resting": held.resting,
+            }
+            for held in mine
+        ]  # fmt: skip
         lines = [self._line({"event": "here", "boot": self.boot, "leases": states}), self._line(self._beat(caller))]
         lines += [self._line(saved(held, held.offered)) for held in mine if held.offered is not None]
         lines += [self._line(held.outcome) for held in mine if isinstance(held.state, h.Kept) and held.outcome]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ipos.pool import task as t
 from ipos.pool.coordinator import Coordinator
+from ipos.pool.handin import Drafts, Submit
 from ipos.pool.jobs import Job, Row
+from ipos.pool.journal import Offload
 from ipos.pool.receipt import describe
 from ipos.pool.records import Receipt, Result
+from ipos.pool.steering import Steering
+from ipos.pool.taskfiles import task_files
 from ipos.pool.verdict import describe_verification
 from ipos.store import cid as c
 from ipos.store import unixfs
@@ -26,54 +30,54 @@ from ipos.wire.text import lines
 
 Answer = Callable[[Caller, bytes], Awaitable[str]]
 Marks = Callable[[BlockStore, Row], Awaitable[str]]
-Submit = Callable[[bytes], Awaitable[Job]]
+More = Callable[[Job, Row], Mapping[str, File]]
 
 
 def jobs_dir(
-    coordinator: Coordinator, store: BlockStore, submit: Submit, answers: Mapping[str, Answer], marks: Marks
+    steering: Steering, submit: Submit, offload: Offload, home: Path, answers: Mapping[str, Answer], marks: Marks
 ) -> Dir:
     """The directory /job; `answers`: files beside `clone` that take a question each."""
+    coordinator = steering.coordinator
     made: dict[int, Dir] = {}
+    drafts = Drafts(submit, coordinator.number)
 
-    async def clone(caller: Caller, question: bytes) -> str:
-        if not caller.local:
-            raise Refused(
-                "a job names files of this host: only its owner, on its own socket, may hand one in", errno.EPERM
-            )
-        return f"{(await submit(question)).id}\n"
+    def more(job: Job, row: Row) -> dict[str, File]:
+        return task_files(steering, offload, home, job, row)
 
     def find(name: str) -> File | None:
-        job = coordinator.jobs.get(int(name)) if name.isdigit() else None
-        if job is None:
+        if not name.isdigit():
             return None
-        return made.setdefault(job.id, _job_dir(coordinator, job, store, marks))
+        job = coordinator.jobs.get(int(name))
+        if job is None:
+            return drafts.find(int(name))
+        if job.id not in made:
+            made[job.id] = _job_dir(steering, job, more, marks)
+        return made[job.id]
 
     files: dict[str, File] = {name: Clone(answer, limits.ctl_line_bytes) for name, answer in answers.items()}
-    files["clone"] = Clone(clone, limits.job_spec_bytes)
-    return Dir(files, lambda: map(str, coordinator.jobs), find)
+    files["clone"] = drafts.clone
+    return Dir(files, lambda: map(str, [*coordinator.jobs, *drafts.numbers]), find)
 
 
-def _job_dir(coordinator: Coordinator, job: Job, store: BlockStore, marks: Marks) -> Dir:
-    async def ctl(caller: Caller, line: str) -> None:
-        if line.split() == ["cancel"]:
-            if job.over and not any(row.save is not None for row in job.rows):
-                raise Refused(f"job {job.id} has ended already")
-            coordinator.cancel(job)
-        elif line.strip():
-            raise Refused(f"{line!r} is not a command of a job; it knows cancel")
-
+def _job_dir(steering: Steering, job: Job, more: More, marks: Marks) -> Dir:
+    coordinator, store = steering.coordinator, steering.store
     made: dict[int, Dir] = {}
 
     def find(name: str) -> File | None:
         if not name.isdigit() or int(name) >= len(job.rows):
             return None
         row = job.rows[int(name)]
-        return made.setdefault(row.i, _task_dir(coordinator, job, row, store, marks))
+        if row.i not in made:
+            made[row.i] = _task_dir(coordinator, job, row, store, marks, more(job, row))
+        return made[row.i]
+
+    def begun(caller: Caller, line: str) -> None:
+        raise Refused(f"job {job.id} has begun: a number from /job/clone is for another one")
 
     files: dict[str, File] = {
-        "ctl": Text(None, ctl),
+        "ctl": Text(None, lambda caller, line: steering.job(job, line, caller.local)),
         "status": Text(lambda: lines(job.status())),
-        "spec": Text(lambda: job.spec_bytes),
+        "spec": Text(lambda: job.spec_bytes, begun),
         "why": Text(lambda: "".join(job.why(row) for row in job.rows)),
         "tasks": Text(lambda: "".join(msgspec.json.encode(job.line(row)).decode() + "\n" for row in job.rows)),
         "events": job.events,
@@ -81,7 +85,9 @@ def _job_dir(coordinator: Coordinator, job: Job, store: BlockStore, marks: Marks
     return Dir(files, lambda: (str(i) for i in range(len(job.rows))), find)
 
 
-def _task_dir(coordinator: Coordinator, job: Job, row: Row, store: BlockStore, marks: Marks) -> Dir:
+def _task_dir(
+    coordinator: Coordinator, job: Job, row: Row, store: BlockStore, marks: Marks, more: Mapping[str, File]
+) -> Dir:
     def result() -> Result | None:
         return decode(Result, store.get(c.parse(row.state.result))) if isinstance(row.state, t.Done) else None
 
@@ -154,5 +160,6 @@ def _task_dir(coordinator: Coordinator, job: Job, row: Row, store: BlockStore, m
             "marks": Text(lambda: marks(store, row)),
             "verdict": Text(verdict),
             "receipt": Text(receipt),
+            **more,
         }
     )

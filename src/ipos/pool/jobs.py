@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
 import msgspec
 
+from ipos.pool import holder
 from ipos.pool import job as j
 from ipos.pool import task as t
 from ipos.pool.journal import JobState, Times
@@ -20,6 +22,11 @@ from ipos.pool.spec import JobSpec
 from ipos.store import cid as c
 from ipos.tree.synthetic import Events
 from ipos.wire.record import encode
+
+PAUSED_BY = {
+    holder.JOB: "its job's owner (resume in /job/<n>/<i>/ctl)",
+    holder.OWNER: "the owner of that machine (resume in /proc/<pid>/ctl there)",
+}
 
 
 class Row:
@@ -35,11 +42,25 @@ class Row:
         self.progress: dict[str, Any] | None = None
         self.sizes: dict[bytes, int] | None = None
         self.size: int | None = None  # as Job.size found it
+        self.resting: tuple[
+            str, ...
+        ] = ()  # who has paused it where it is, as its holder says (`holder.JOB`, `holder.OWNER`)
 
     @property
     def task(self) -> Task:
         assert self._task is not None
         return self._task
+
+    def become(self, task: Task) -> None:
+        """Another task in this row, which nobody has been dealt."""
+        self._task = task
+        self.sizes = self.size = None
+        for made in ("record", "cid"):
+            self.__dict__.pop(made, None)
+
+    @property
+    def ended(self) -> bool:
+        return isinstance(self.state, (t.Done, t.GivenUp, t.Cancelled))
 
     @cached_property
     def record(self) -> bytes:
@@ -60,7 +81,9 @@ class Row:
     def word(self) -> str:
         state = self.state
         if isinstance(state, t.Leased):
-            return type(state.lease).__name__.lower()
+            if self.resting:
+                return "paused"
+            return "pausing" if state.paused else type(state.lease).__name__.lower()
         if isinstance(state, t.Done):
             return "done" if state.ok else "failed"
         return {"GivenUp": "given-up"}.get(type(state).__name__, type(state).__name__.lower())
@@ -78,6 +101,8 @@ class Note(msgspec.Struct):
     sizes: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     written: int = 0
     trouble: str = ""
+    rested: bool = False  # some of its tasks were paused or held: how long it took says nothing
+    wall_s: dict[str, float] = msgspec.field(default_factory=dict[str, float])  # limits said while tasks ran, by index
 
 
 class Job:
@@ -95,6 +120,7 @@ class Job:
         self.names: Mapping[str, str] = {}
         self.says = ""
         self.events = Events(self._snapshot)
+        self._stirred = asyncio.Event()
         self._heap: list[tuple[int, int]] = []  # (rank, index)
         self._measured = 0
         self._seconds = 0.0
@@ -166,6 +192,21 @@ class Job:
 
     def emit(self, event: dict[str, Any]) -> None:
         self.events.emit(msgspec.json.encode(event).decode())
+        self.stir()
+
+    def stir(self) -> None:
+        """Something has changed: who waits in `until` looks again."""
+        self._stirred.set()
+        self._stirred = asyncio.Event()
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        while not true():
+            await self._stirred.wait()
+
+    @property
+    def open_stdin(self) -> bool:
+        """Its one task does not begin before somebody has closed its standard input."""
+        return self.spec.open_stdin and bool(self.rows) and self.rows[0].task.stdin is None
 
     def close(self) -> None:
         self.emit({"event": "end", **self.status()})
@@ -223,6 +264,8 @@ class Job:
             "from_store": counts.from_store,
             "running": running,
             "suspended": sum(isinstance(row.state, t.Suspended) for row in self.rows) if not self.over else 0,
+            "held": sum(isinstance(row.state, t.Held) for row in self.rows) if not self.over else 0,
+            "paused": sum(row.word in ("paused", "pausing") for row in self.rows) if not self.over else 0,
             "moved": self.info.moved,
             "tried_again": self.info.tried_again,
             "resumed": self.info.resumed,
@@ -272,6 +315,9 @@ class Job:
         if isinstance(state, t.Leased):
             node = self.names.get(state.lease.node, state.lease.node)
             lines.append(f"{head} is on {node} ({row.word}{', ' + row.says if row.says else ''}) because: {state.why}")
+            if row.resting:
+                who = " and ".join(PAUSED_BY[by] for by in row.resting)
+                lines.append(f"{head} is paused by {who}; it keeps its slot and its memory there")
         elif isinstance(state, t.Done):
             node = self.names.get(state.node, state.node)
             lines.append(
@@ -286,6 +332,10 @@ class Job:
             lines.append(f"{head} is suspended {at}: ipos resume {self.id}.{row.i} goes on")
         elif isinstance(state, t.Cancelled) and row.i in self.info.handed:
             lines.append(f"{head} was handed over: {self.info.handed[row.i]}")
+        elif isinstance(state, t.Held):
+            where = f"/job/{self.id}/{row.i}"
+            until = f"{where}/stdin is written and closed" if self.open_stdin else f"start is written to {where}/ctl"
+            lines.append(f"{head} is held until {until}")
         elif isinstance(state, t.Cancelled):
             lines.append(f"{head} was cancelled")
         else:

@@ -44,7 +44,7 @@ COMMIT;
 """
 
 JobState = j.Preparing | j.Working | j.Finished | j.Stopped | j.Refused
-TaskState = t.Pending | t.Leased | t.Suspended | t.Done | t.GivenUp | t.Cancelled
+TaskState = t.Pending | t.Leased | t.Suspended | t.Held | t.Done | t.GivenUp | t.Cancelled
 
 _jobs: msgspec.json.Decoder[JobState] = msgspec.json.Decoder(JobState)
 _tasks: msgspec.json.Decoder[TaskState] = msgspec.json.Decoder(TaskState)
@@ -100,13 +100,18 @@ class Journal:
         self._notes: list[tuple[str, tuple[Any, ...]]] = []
         self._waiting: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
-        self._lock = threading.Lock()
+        self._lock = self._reading = threading.Lock()
         self._reserve = Reserve(path.with_name(path.name + ".reserve")) if isinstance(path, Path) else None
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'OFF'}")
         self._db.executescript(TABLES)
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA),))
+        self._read = (
+            self._db if isinstance(path, str) else sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        )
+        if self._read is not self._db:
+            self._reading = threading.Lock()  # who reads does not wait while a batch is synced to the disk
         if self.meta("schema") in ("1", "2"):
             self._db.executescript(OLDER)
         found = self.meta("schema")
@@ -155,44 +160,44 @@ class Journal:
     # ---- reads
 
     def meta(self, key: str) -> str | None:
-        with self._lock:
-            row = self._db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
+        with self._reading:
+            row = self._read.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
         return row[0] if row else None
 
     def jobs(self, last: int = limits.jobs_kept) -> list[JobRow]:
         """The newest `last` jobs, oldest first."""
-        with self._lock:
-            rows = self._db.execute("SELECT * FROM jobs ORDER BY id DESC LIMIT ?", (last,)).fetchall()
+        with self._reading:
+            rows = self._read.execute("SELECT * FROM jobs ORDER BY id DESC LIMIT ?", (last,)).fetchall()
         return [JobRow(id, spec, _jobs.decode(state), note) for id, spec, state, note in reversed(rows)]
 
     def tasks(self, job: int) -> list[TaskRow]:
-        with self._lock:
-            rows = self._db.execute(
+        with self._reading:
+            rows = self._read.execute(
                 "SELECT i, name, record, state FROM tasks WHERE job=? ORDER BY i", (job,)
             ).fetchall()
         return [TaskRow(i, name, record, _tasks.decode(state)) for i, name, record, state in rows]
 
     def saves(self, job: int) -> dict[int, tuple[bytes, int, bytes | None]]:
         """(CID, work, CID of the receipt up to it) of the saves of a job's tasks, by index."""
-        with self._lock:
-            rows = self._db.execute("SELECT i, save, work, receipt FROM saves WHERE job=?", (job,)).fetchall()
+        with self._reading:
+            rows = self._read.execute("SELECT i, save, work, receipt FROM saves WHERE job=?", (job,)).fetchall()
         return {i: (save, work, receipt) for i, save, work, receipt in rows}
 
     def last_job(self) -> int:
-        with self._lock:
-            row = self._db.execute("SELECT max(id) FROM jobs").fetchone()
+        with self._reading:
+            row = self._read.execute("SELECT max(id) FROM jobs").fetchone()
         return row[0] or 0
 
     def answer_of(self, task: bytes) -> Answer | None:
-        with self._lock:
-            row = self._db.execute(
+        with self._reading:
+            row = self._read.execute(
                 "SELECT result, receipt, account, verified FROM answers WHERE task=?", (task,)
             ).fetchone()
         return Answer(*row) if row else None
 
     def times(self, program: bytes) -> Times:
-        with self._lock:
-            row = self._db.execute("SELECT n, sx, sy, sxx, sxy FROM times WHERE program=?", (program,)).fetchone()
+        with self._reading:
+            row = self._read.execute("SELECT n, sx, sy, sxx, sxy FROM times WHERE program=?", (program,)).fetchone()
         return Times(*row) if row else Times()
 
     # ---- commit
@@ -259,3 +264,5 @@ class Journal:
     def close(self) -> None:
         with self._lock:
             self._db.close()
+            if self._read is not self._db:
+                self._read.close()

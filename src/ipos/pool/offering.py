@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from ipos.pool import holder as h
 from ipos.pool import saves
 from ipos.pool.execute import Run
 from ipos.pool.held import Held
@@ -48,8 +49,9 @@ class Offering:
         progress = run.progress()
         if progress is None:
             return
-        held.says = "runs" if progress.phase == RUNNING else "is being compiled (once on this machine)"
-        self._tell(held, {"event": "progress", "lease": held.deal.id, **figures(progress)})
+        if not isinstance(held.state, h.Paused):
+            held.says = "runs" if progress.phase == RUNNING else "is being compiled (once on this machine)"
+            self._tell(held, {"event": "progress", "lease": held.deal.id, **figures(progress)})
         if held.offered is None and not held.offering and not held.stopping:
             held.offering = True
             self._spawn(self._offer(held, run))

@@ -96,7 +96,8 @@ def _reached(need: Need, offer: Offer, machines: Machines) -> str | None:
 
 
 def _willing(need: Need, offer: Offer, machines: Machines) -> str | None:
-    return offer.declined or None
+    """An owner may keep programs outside the engine away; those in it are confined."""
+    return None if need.platform is not None and need.platform.startswith("wasm:") else offer.declined or None
 
 
 def _able(need: Need, offer: Offer, machines: Machines) -> str | None:
@@ -120,6 +121,8 @@ def _roomy(need: Need, offer: Offer, machines: Machines) -> str | None:
 
 
 def _free(need: Need, offer: Offer, machines: Machines) -> str | None:
+    if offer.slots == 0:
+        return "its owner gives no processor to tasks now"
     if offer.ours < offer.slots + offer.ahead:
         return None
     return f"all {offer.slots} slots taken" + (f" and {offer.ahead} waiting" if offer.ahead else "")

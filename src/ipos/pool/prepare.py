@@ -119,6 +119,10 @@ async def prepare(
     if rows:
         program = rows[0].task.program
         job.times, job.lessons = journal.times(program), journal.times(estimate.jobs_of(program))
+    if spec.hold or spec.open_stdin:
+        for row in rows:
+            row.state = t.Held()
+        return rows, {}  # asked for when it begins: until then it may become another task
     return rows, {} if spec.fresh else _known(job, rows, store, journal, account)
 
 

@@ -7,6 +7,7 @@ import errno
 import msgspec
 
 from ipos.pool.holding import Held, Holding
+from ipos.pool.processfiles import process_files
 from ipos.tree.file import Attr, Caller, File, Handle
 from ipos.tree.synthetic import Blob, Clone, Dir, Text, new_qid
 from ipos.wire import limits
@@ -41,7 +42,7 @@ def proc_dir(holding: Holding) -> Dir:
 
     async def deal(caller: Caller, message: bytes) -> str:
         _own(caller)
-        return holding.deal(caller, message) + "\n"
+        return await holding.deal(caller, message) + "\n"
 
     async def ctl(caller: Caller, line: str) -> None:
         _own(caller)
@@ -71,6 +72,9 @@ def _process_dir(holding: Holding, held: Held) -> Dir:
                 "job": held.deal.job,
                 "state": held.word,
                 "says": held.says,
+                "resting": " ".join(held.resting),
+                "wall_s": held.wall_s if held.wall_s is not None else held.deal.task.limits.wall_ms / 1000,
+                "saved_work": held.saved_work,
             }
         )
 
@@ -96,5 +100,6 @@ def _process_dir(holding: Holding, held: Held) -> Dir:
             "stdout": output("stdout"),
             "stderr": output("stderr"),
             "marks": Text(marks),
+            **process_files(holding, held),
         }
     )

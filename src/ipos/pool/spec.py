@@ -48,7 +48,8 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"
     every `{}` becomes the name of the input file, which then lies in the task's directory; without a `{}` the input is the standard
     input. `out`: the directory that gets each task's standard output under the name of its input; without inputs, the files that the
     program made. `root`: a directory that becomes the program's files (engine only). `verified`: what a result from the store must have
-    been through at least (`pool.verified`). Seconds and bytes; 0 = no limit.
+    been through at least (`pool.verified`). `hold`: no task begins before `start` is written to a ctl file; `open_stdin`: the standard
+    input is what is written to /job/<n>/0/stdin, and the task is held until that is closed. Seconds and bytes; 0 = no limit.
     """
 
     program: str
@@ -69,6 +70,8 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"
     wasm: Wasm | None = None
     save_every_s: float = limits.save_every_s
     resume: Resume | None = None
+    hold: bool = False
+    open_stdin: bool = False
 
     @property
     def by_argument(self) -> bool:
@@ -97,6 +100,8 @@ def parse(data: bytes) -> JobSpec:
     rank(spec.verified)
     if spec.root is not None and (spec.wasm is None or spec.over is not None):
         raise Refused("a root directory is for one run in the engine (ipos run --wasm --root DIR)")
+    if spec.open_stdin and (spec.over is not None or spec.stdin is not None or spec.resume is not None):
+        raise Refused("an open standard input is for one new task that has no other: leave out over, stdin and resume")
     if spec.wasm is not None:
         _check_wasm(spec.wasm)
     if spec.over is not None:
@@ -118,11 +123,16 @@ def parse(data: bytes) -> JobSpec:
     return spec
 
 
-def _check_wasm(wasm: Wasm) -> None:
-    if not limits.MiB <= wasm.memory_bytes <= limits.engine_memory_most_bytes:
+def check_memory(bytes_: int) -> None:
+    """Whether a program in the engine can have so much."""
+    if not limits.MiB <= bytes_ <= limits.engine_memory_most_bytes:
         raise Refused(
-            f"a program in the engine can have 1 MiB to {limits.engine_memory_most_bytes >> 30} GiB of memory, not {wasm.memory_bytes} bytes"
+            f"a program in the engine can have 1 MiB to {limits.engine_memory_most_bytes >> 30} GiB of memory, not {bytes_} bytes"
         )
+
+
+def _check_wasm(wasm: Wasm) -> None:
+    check_memory(wasm.memory_bytes)
     if wasm.work < 0 or wasm.mark_every < limits.mark_every_least:
         raise Refused(f"marks lie at least {limits.mark_every_least} units of work apart, and work cannot be negative")
     if len(wasm.seed) != 64 or set(wasm.seed) - set("0123456789abcdef"):

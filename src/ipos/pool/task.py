@@ -6,9 +6,14 @@ fail again, so it is reported, not repeated, unless the job asked for `retries`.
 
 Its owner may suspend a task that can be saved (one of the engine): the holder saves and stops, and nobody has it until it is resumed. A
 holder that is lost before it has answered changes nothing of that: the newest save that the coordinator has is what is resumed.
+
+A task is *Held* when its owner has yet to say that it may begin: it was handed in so, its standard input is still being written, or it was
+paused before anybody had it. A task that is paused keeps its lease, and its process where it is; if that lease is lost, it is held.
 """
 
 from __future__ import annotations
+
+import msgspec
 
 from ipos.pool import lease as l
 from ipos.pool.machine import Answer, Event, Instruction, Machine, State
@@ -42,10 +47,15 @@ class Pending(Task, frozen=True):
     pass
 
 
+class Held(Task, frozen=True):
+    """Nobody is given it before its owner says so."""
+
+
 class Leased(Task, frozen=True, kw_only=True):
     lease: l.Offered | l.Waiting | l.Running | l.Silent
     why: str = ""
     stopping: bool = False  # its owner has suspended it, the holder has not answered yet
+    paused: bool = False  # its owner wants it to rest where it is
 
 
 class Suspended(Task, frozen=True):
@@ -131,7 +141,15 @@ class Suspend(Event, frozen=True):
     at: float
 
 
+class Pause(Event, frozen=True):
+    """Rest where it is; what has not begun does not begin."""
+
+    at: float
+
+
 class Resume(Event, frozen=True):
+    """Begin, or go on: after `Suspend`, after `Pause`, or after it was held."""
+
     at: float
 
 
@@ -142,6 +160,20 @@ class Deal(Instruction, frozen=True):
 
 class Halt(Instruction, frozen=True):
     """Tell `node` to save the task and to stop it."""
+
+    id: str
+    node: str
+
+
+class Rest(Instruction, frozen=True):
+    """Tell `node` to pause the process."""
+
+    id: str
+    node: str
+
+
+class Rouse(Instruction, frozen=True):
+    """Tell `node` to let it go on."""
 
     id: str
     node: str
@@ -187,13 +219,13 @@ def _dealt(state: Pending, event: Dealt) -> Answer:
     return Leased(state.attempt + 1, state.past, lease=offered, why=event.why), [Deal(event.id, event.node)]
 
 
-@task.on(Leased, OfLease, to=(Leased, Pending, GivenUp, Suspended))
+@task.on(Leased, OfLease, to=(Leased, Pending, GivenUp, Suspended, Held))
 def _of_lease(state: Leased, event: OfLease) -> Answer:
     if event.id != state.lease.id:
         return state, []  # an earlier lease of the same task: it was given away, what becomes of it changes nothing
     new, instructions = l.lease.step(state.lease, event.event)
     if isinstance(new, l.Open):
-        return Leased(state.attempt, state.past, lease=new, why=state.why, stopping=state.stopping), []
+        return msgspec.structs.replace(state, lease=new), []
     for each in instructions:
         if isinstance(each, l.Requeue):
             return _again(state, Past(each.node, each.reason, each.fault, each.wasted_s))
@@ -209,10 +241,8 @@ def _again(state: Leased, past: Past) -> Answer:
     if sum(p.fault for p in history) >= limits.faults_per_task:
         reason = f"{limits.faults_per_task} nodes could not run it, the last one: {past.reason}"
         return GivenUp(state.attempt, history, reason=reason), [Recall(state.lease.id, past.node), Abandon(reason)]
-    return Pending(state.attempt, history), [
-        Recall(state.lease.id, past.node),
-        Queue(past.node, past.reason, past.wasted_s),
-    ]
+    rest = [Recall(state.lease.id, past.node), Queue(past.node, past.reason, past.wasted_s)]
+    return Held(state.attempt, history) if state.paused else Pending(state.attempt, history), rest
 
 
 @task.on(Leased, Resulted, to=(Done, Pending))
@@ -229,7 +259,8 @@ def _resulted(state: Leased, event: Resulted) -> Answer:
 
 @task.on(Pending, Resulted, to=Done)
 @task.on(Suspended, Resulted, to=Done)
-def _resulted_late(state: Pending | Suspended, event: Resulted) -> Answer:
+@task.on(Held, Resulted, to=Done)
+def _resulted_late(state: Pending | Suspended | Held, event: Resulted) -> Answer:
     rest = [Confirm(event.id, event.node)] if event.id else []
     return _done(state, event), [*rest, Deliver(event.result, event.ok)]
 
@@ -258,25 +289,38 @@ def _impossible(state: Pending, event: Impossible) -> Answer:
     return GivenUp(state.attempt, state.past, reason=event.reason), [Abandon(event.reason)]
 
 
-@task.on(Pending, Suspend, to=Suspended)
-def _suspended(state: Pending, event: Suspend) -> Answer:
+@task.on((Pending, Held), Suspend, to=Suspended)
+def _suspended(state: Pending | Held, event: Suspend) -> Answer:
     return Suspended(state.attempt, state.past), []
 
 
 @task.on(Leased, Suspend)
 def _suspended_leased(state: Leased, event: Suspend) -> Answer:
-    stopping = Leased(state.attempt, state.past, lease=state.lease, why=state.why, stopping=True)
-    return stopping, [Halt(state.lease.id, state.lease.node)]
+    return msgspec.structs.replace(state, stopping=True), [Halt(state.lease.id, state.lease.node)]
 
 
-@task.on(Suspended, Resume, to=Pending)
-def _resumed(state: Suspended, event: Resume) -> Answer:
+@task.on((Suspended, Held), Resume, to=Pending)
+def _resumed(state: Suspended | Held, event: Resume) -> Answer:
     return Pending(state.attempt, state.past), []
 
 
-@task.on(Pending, Cancel, to=Cancelled)
-@task.on(Suspended, Cancel, to=Cancelled)
-def _cancelled(state: Pending | Suspended, event: Cancel) -> Answer:
+@task.on(Pending, Pause, to=Held)
+def _held(state: Pending, event: Pause) -> Answer:
+    return Held(state.attempt, state.past), []
+
+
+@task.on(Leased, Pause)
+def _paused(state: Leased, event: Pause) -> Answer:
+    return msgspec.structs.replace(state, paused=True), [Rest(state.lease.id, state.lease.node)]
+
+
+@task.on(Leased, Resume)
+def _goes_on(state: Leased, event: Resume) -> Answer:
+    return msgspec.structs.replace(state, paused=False), [Rouse(state.lease.id, state.lease.node)]
+
+
+@task.on((Pending, Suspended, Held), Cancel, to=Cancelled)
+def _cancelled(state: Pending | Suspended | Held, event: Cancel) -> Answer:
     return Cancelled(state.attempt, state.past), []
 
 

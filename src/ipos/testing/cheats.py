@@ -17,7 +17,8 @@ import msgspec
 
 from ipos.pool import seat, workers
 from ipos.pool.commitment import Ending, Mark, Use, commit
-from ipos.pool.seat import Engine, Sitting, Workplace
+from ipos.pool.seat import Sitting, Workplace
+from ipos.pool.seatrun import Engine
 from ipos.vm.runner import Ended
 
 COPY_S: Final = 60.0  # how long a copier waits for something to copy

@@ -29,9 +29,10 @@ from ipos.identity.agent import Agent
 from ipos.identity.machines import Machine, MachineList
 from ipos.identity.typed import RunKey
 from ipos.node.daemon import Node
-from ipos.pool.execute import Ran
+from ipos.pool.execute import Memory, Ran
 from ipos.pool.jobs import Job
 from ipos.pool.journal import Journal
+from ipos.pool.native.walltime import WallTime
 from ipos.pool.records import Task
 from ipos.pool.saves import Save
 from ipos.store import unixfs
@@ -42,7 +43,7 @@ from ipos.testing.time import VirtualLoop, WorldClock, run
 from ipos.tree.ninep.client import Client
 from ipos.tree.ninep.transport import ServerProtocol
 from ipos.vm.plan import RUNNING, Progress
-from ipos.wire.errors import Gone
+from ipos.wire.errors import Gone, Refused
 
 __all__ = ["VirtualLoop", "World", "run"]
 
@@ -64,30 +65,38 @@ class SleepRun:
         self._offered = 0
         self._going = asyncio.Event()
         self._going.set()
-        self._took = 0.0
+        self._wall = WallTime(site.clock, task.limits.wall_ms / 1000)
+        self._killed = ""
         self.dead = False
 
     async def exited(self) -> None:
         self._site.running += 1
-        began = self._site.clock.now()
+        work = asyncio.ensure_future(self._slept())
         try:
-            while self.left > 0:
-                await self._going.wait()
-                rate = self._site.rate
-                piece = min(0.25, self.left / rate)
-                await self._site.clock.sleep(piece)
-                if self._going.is_set():
-                    self.left -= piece * rate
+            if await self._wall.over(work):
+                self._killed = self._wall.sentence
+            elif not work.cancelled():
+                work.result()
         finally:
+            work.cancel()
             self._site.running -= 1
-            self._took = self._site.clock.now() - began
+
+    async def _slept(self) -> None:
+        while self.left > 0 and not self.dead:
+            await self._going.wait()
+            rate = self._site.rate
+            piece = min(0.25, self.left / rate)
+            await self._site.clock.sleep(piece)
+            if self._going.is_set():
+                self.left -= piece * rate
 
     async def wait(self) -> Ran:
         store = self._site.store
         body = unixfs.read(store, self._task.stdin) if self._task.stdin is not None else b""
-        self._site.executor.computed += 1
+        self._site.executor.computed += not (self._killed or self.dead)
         stdout, stderr = unixfs.add_bytes(store, body.upper()), unixfs.add_bytes(store, b"")
-        return Ran(0, "", stdout, stderr, None, self._took, self._took, 1 << 20)
+        took = self._wall.used_s
+        return Ran(-9 if self._killed else 0, self._killed, stdout, stderr, None, took, took, 1 << 20)
 
     @property
     def slept(self) -> int:
@@ -113,13 +122,27 @@ class SleepRun:
         return []
 
     def pause(self) -> None:
+        self._wall.pause()
         self._going.clear()
 
     def resume(self) -> None:
+        self._wall.resume()
         self._going.set()
+
+    def limit(self, wall_s: float) -> None:
+        self._wall.limit(wall_s)
+
+    def memory(self) -> Memory | None:
+        return Memory(1 << 20, 2 << 20)
+
+    async def save(self) -> int:
+        if not self._site.world.saving:
+            raise Refused(f"{self._task.name} cannot be saved")
+        return self.slept
 
     async def kill(self) -> None:
         self.dead = True
+        self._going.set()
 
     def peek(self, which: str, offset: int, count: int) -> bytes:
         return b""
@@ -161,6 +184,10 @@ class SleepLoad:
     def slots(self) -> int:
         return self._site.slots
 
+    @property
+    def declined(self) -> str:
+        return ""
+
     def figures(self, busy: int) -> dict[str, Any]:
         site = self._site
         return {
@@ -188,6 +215,7 @@ class Site:
         self.world, self.name, self.home = world, name, directory
         self.peer = f"peer-{name}"
         (directory / "keys").mkdir(parents=True)
+        (directory / "handed").mkdir()
         self.run_key = RunKey(keys.create(directory / "keys" / "run"))
         self.store = MemoryStore()
         self.clock = WorldClock(world.dice.uniform(0, 1e6))
@@ -293,8 +321,8 @@ class World:
             raise Gone("m0 is off")
         return node
 
-    async def map(self, tasks: int | Sequence[int], grace_s: float = 6.0, program: str = "upper") -> int:
-        """Hand in a job of so many tasks, or one with inputs of about so many bytes, on m0; its number."""
+    async def map(self, tasks: int | Sequence[int], grace_s: float = 6.0, program: str = "upper", **more: Any) -> int:
+        """Hand in a job of so many tasks, or one with inputs of about so many bytes, on m0; its number. `more`: fields of the spec."""
         path = self.directory / f"{program}.py"
         path.write_text(f"# {program}\nprint(input().upper())\n")
         over: list[dict[str, str]] = []
@@ -303,7 +331,7 @@ class World:
             self._inputs += 1
             file.write_text(f"seed {self.seed} input {file.name} ".ljust(size, "."))
             over.append({"name": file.name, "path": str(file)})
-        spec = {"program": str(path), "over": over, "out": str(self.directory / "out"), "grace_s": grace_s}
+        spec = {"program": str(path), "over": over, "out": str(self.directory / "out"), "grace_s": grace_s, **more}
         return (await self.first.submit(json.dumps(spec).encode())).id
 
     def job(self, id: int) -> Job:

@@ -106,6 +106,10 @@ class Handle:
     async def close(self) -> None:
         """Never refuses."""
 
+    async def lost(self) -> None:
+        """Instead of `close`, where the connection ended before its client had closed the file. Never refuses."""
+        await self.close()
+
 
 class File:
     """One file or directory, not open. `prompt`: as in `Handle`."""

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import inspect
 import itertools
+import logging
 import os
 import stat
 from collections import deque
@@ -14,6 +15,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from ipos.tree.file import APPEND_ONLY, DIRECTORY, Attr, Caller, Directory, File, Handle, Qid, readable, writable
 from ipos.wire import limits
 from ipos.wire.errors import Refused
+
+log = logging.getLogger("ipos.tree")
 
 _paths = itertools.count(int.from_bytes(os.urandom(4), "little") << 32)  # a node that was restarted has other files
 BACKLOG_LINES = 20_000  # a reader of events that lags behind by more starts anew
@@ -123,9 +126,13 @@ class _TextHandle(Handle):
         except UnicodeDecodeError:
             raise Refused("a command that is not UTF-8 text") from None
         for line in text.splitlines():
-            done = self._command(self._caller, line)
-            if inspect.isawaitable(done):
-                await done
+            try:
+                done = self._command(self._caller, line)
+                if inspect.isawaitable(done):
+                    await done
+            except Refused as refused:
+                log.info("refused: %s", refused)  # plain 9P2000.L carries only its errno
+                raise
         return len(data)
 
 

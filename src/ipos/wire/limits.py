@@ -6,6 +6,11 @@ KiB = 1 << 10
 MiB = 1 << 20
 GiB = 1 << 30
 
+# the node
+log_least_bytes = 64 * KiB  # of a log file; ipos.toml says when the next is begun
+log_line_bytes = 16 * KiB  # of one event; what is longer is cut
+lag_bad_s = 0.05  # a loop that does not look for work for so long is written down, with what it did
+
 # records
 record_bytes = 1 * MiB
 record_depth = 32
@@ -36,6 +41,7 @@ xattr_bytes = 64 * KiB
 locks_per_file = 1024
 ctl_line_bytes = 64 * KiB
 job_spec_bytes = 16 * MiB
+stdin_bytes = 16 * 1024 * MiB  # written to the open standard input of one task
 
 # blocks
 block_bytes = 2 * MiB

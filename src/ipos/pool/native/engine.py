@@ -15,8 +15,10 @@ from typing import Final
 import msgspec
 
 from ipos.pool import marks, saves
-from ipos.pool.execute import Ran
+from ipos.pool.execute import Memory, Ran
 from ipos.pool.image import owner
+from ipos.pool.native.memory import memory_of
+from ipos.pool.native.walltime import WallTime
 from ipos.pool.records import Task
 from ipos.pool.saves import Holds, Importer, Save
 from ipos.store import cid as c
@@ -122,7 +124,8 @@ class EngineRun:
         self._worker: Worker | None = None
         self._killed = ""
         self._stopping = self._paused = False
-        self._began = time.monotonic()
+        self._wall = WallTime(engine.clock, task.limits.wall_ms / 1000)
+        self._stirred = asyncio.Event()  # its worker has said something
         self._cpu_s = 0.0
         self._deaths = 0
         self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -175,7 +178,9 @@ class EngineRun:
     async def _begin(self) -> Worker:
         if self._places.image is not None:
             await self._whole(self._places.image)
-        return await self._engine.workers.start(self._plan, self._places, self._program)
+        return await self._engine.workers.start(
+            self._plan, self._places, self._program, on=lambda event: self._stirred.set()
+        )
 
     async def _whole(self, image: Path) -> None:
         """A file that was damaged here is laid out anew, once. `BadRecord`: so it is what the task names."""
@@ -187,13 +192,8 @@ class EngineRun:
             await asyncio.to_thread(self._engine.image, self._task)
 
     async def exited(self) -> None:
-        limit = self._task.limits.wall_ms / 1000
-        if limit and not self._ended.done():
-            timer = asyncio.ensure_future(self._engine.clock.sleep(limit))
-            await asyncio.wait((timer, self._ended), return_when=asyncio.FIRST_COMPLETED)
-            timer.cancel()
-            if not self._ended.done():
-                self._end(f"ran longer than {limit:g} s (allow more with --timeout)")
+        if await self._wall.over(self._ended):
+            self._end(self._wall.sentence)
         await asyncio.shield(self._ended)
 
     def _end(self, why: str) -> None:
@@ -208,7 +208,7 @@ class EngineRun:
 
     async def wait(self) -> Ran:
         ended = await asyncio.shield(self._ended)
-        return await asyncio.to_thread(self._collect, ended, time.monotonic() - self._began)
+        return await asyncio.to_thread(self._collect, ended, self._wall.used_s)
 
     def _collect(self, ended: Ended, wall: float) -> Ran:
         """In a thread: what it printed and left becomes content of the store."""
@@ -254,11 +254,13 @@ class EngineRun:
         return unixfs.add_file(self._engine.store, path)[0]
 
     def pause(self) -> None:
+        self._wall.pause()
         self._paused = True
         if self._worker is not None:
             self._worker.pause()
 
     def resume(self) -> None:
+        self._wall.resume()
         self._paused = False
         if self._worker is not None:
             self._worker.resume()
@@ -269,10 +271,32 @@ class EngineRun:
             self._worker.hand_over()
         self._give_up()
 
-    def save(self) -> None:
-        """Now. `saved` has it when it is on disk."""
-        if self._worker is not None:
-            self._worker.save()
+    def limit(self, wall_s: float) -> None:
+        self._wall.limit(wall_s)
+
+    def memory(self) -> Memory | None:
+        worker = self._worker
+        return (
+            memory_of(worker.pid) if worker is not None and worker.pid is not None and not worker.ended.done() else None
+        )
+
+    async def save(self) -> int:
+        worker = self._worker
+        if worker is None or worker.ended.done():
+            raise Refused(f"{self._task.name} does not run yet, or not any more: there is nothing to save")
+        before = worker.saved
+        worker.save()
+        while worker.saved is before:
+            self._stirred.clear()
+            told = asyncio.ensure_future(self._stirred.wait())
+            try:
+                await asyncio.wait((told, worker.ended), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                told.cancel()
+            if worker.ended.done() and worker.saved is before:
+                raise Refused(f"{self._task.name} has ended before it was saved")
+        assert worker.saved is not None
+        return worker.saved.work
 
     async def saved(self, again: bool) -> Save | None:
         async with self._importing:

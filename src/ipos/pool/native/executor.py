@@ -10,15 +10,16 @@ import shutil
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ipos.pool.execute import Ran, Run
+from ipos.pool.execute import Memory, Ran, Run
 from ipos.pool.native.engine import Engine, EngineRun, peek
 from ipos.pool.native.environment import Builds, Environment
+from ipos.pool.native.memory import memory_of
 from ipos.pool.native.replicas import ReplicaRun, Replicas
+from ipos.pool.native.walltime import WallTime
 from ipos.pool.records import Task
 from ipos.pool.saves import Holds, Save
 from ipos.pool.signing import Signer
@@ -50,26 +51,21 @@ class NativeRun:
         self.task = task
         self.ended: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.began = 0.0
         self.killed = ""
         self._executor = executor
+        self._wall = WallTime(executor.clock, task.limits.wall_ms / 1000)
 
     async def exited(self) -> None:
-        limit = self.task.limits.wall_ms / 1000
-        if limit and not self.ended.done():
-            timer = asyncio.ensure_future(self._executor.clock.sleep(limit))
-            await asyncio.wait((timer, self.ended), return_when=asyncio.FIRST_COMPLETED)
-            timer.cancel()
-            if not self.ended.done():
-                self.killed = f"ran longer than {limit:g} s (allow more with --timeout)"
-                self._executor.send(op="kill", key=self.key)
+        if await self._wall.over(self.ended):
+            self.killed = self._wall.sentence
+            self._executor.send(op="kill", key=self.key)
         await asyncio.shield(self.ended)
 
     async def wait(self) -> Ran:
         event = await asyncio.shield(self.ended)
         if "fault" in event:
             return Ran(fault=event["fault"])
-        return await asyncio.to_thread(self._collect, event, time.monotonic() - self.began)
+        return await asyncio.to_thread(self._collect, event, self._wall.used_s)
 
     def _collect(self, event: dict[str, Any], wall: float) -> Ran:
         """In a thread: what it printed and left becomes content of the store."""
@@ -98,10 +94,22 @@ class NativeRun:
         return any(cwd.iterdir())
 
     def pause(self) -> None:
+        self._wall.pause()
         self._executor.send(op="pause", key=self.key)
 
     def resume(self) -> None:
+        self._wall.resume()
         self._executor.send(op="resume", key=self.key)
+
+    def limit(self, wall_s: float) -> None:
+        self._wall.limit(wall_s)
+
+    def memory(self) -> Memory | None:
+        running = self.started.done() and not self.started.cancelled() and not self.ended.done()
+        return memory_of(self.started.result()) if running else None
+
+    async def save(self) -> int:
+        raise Refused(f"{self.task.name} is a native program: it can be paused and restarted, not saved (--wasm can)")
 
     def stop(self) -> None:
         self._executor.send(op="stop", key=self.key)
@@ -250,7 +258,6 @@ class NativeExecutor:
                 await self._begin()
         run = NativeRun(self, key, self._home / "work" / key, task)
         self._runs[key] = run
-        run.began = time.monotonic()
         self.send(op="start", **self._command(key, task))  # whole again: the parent that parked it may have died since
         return run
 

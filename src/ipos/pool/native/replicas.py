@@ -10,7 +10,7 @@ from typing import Final
 from ipos.pool import marks as lines
 from ipos.pool import replicate
 from ipos.pool.data import record_block
-from ipos.pool.execute import Ran
+from ipos.pool.execute import Memory, Ran
 from ipos.pool.quorum import Policy
 from ipos.pool.records import Task
 from ipos.pool.replicate import Agreement, Replication
@@ -116,8 +116,14 @@ class ReplicaRun:
     async def saved(self, again: bool) -> Save | None:
         return None
 
-    def save(self) -> None:
-        """Its workers save by themselves, for their keeper."""
+    async def save(self) -> int:
+        raise Refused("replicas save by themselves, for their keepers: there is no save of them all")
+
+    def limit(self, wall_s: float) -> None:
+        raise Refused("replicas have no limit of time: they end when they agree, or are given up")
+
+    def memory(self) -> Memory | None:
+        return None
 
     def progress(self) -> Progress:
         """The slowest seat's work; the speed of all."""

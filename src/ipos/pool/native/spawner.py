@@ -28,6 +28,22 @@ def woken(number: int, frame: object) -> None:
     """SIGCHLD only has to end a select."""
 
 
+def children(pid: int) -> list[int]:
+    """Of its main thread; none of a process that has ended."""
+    try:
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def below(pids: list[int]) -> list[int]:
+    """These processes and all that come of them, parents first."""
+    found = list(pids)
+    for one in found:
+        found += children(one)
+    return found
+
+
 class Spawner:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -60,11 +76,17 @@ class Spawner:
 
     def signal(self, key: str, number: int) -> None:
         pid = self.pids.get(key)
-        if pid is not None:
-            try:
-                os.killpg(pid, number)
-            except ProcessLookupError:
-                return
+        if pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, number)
+        if number in (
+            signal.SIGSTOP,
+            signal.SIGCONT,
+        ):  # what left the group: a killed one is swept when the task has ended
+            for one in below([pid, *self.strays(key)]):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one, number)
 
     def park(self, command: dict[str, Any]) -> None:
         """Fork the task's process up to its exec, where it waits for `start`: half of what a start costs is over when its turn comes."""
@@ -131,14 +153,19 @@ class Spawner:
         """End what the task left running: its process group, and what of it we have adopted since it made itself a daemon."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
+        for child in self.strays(key):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
+    def strays(self, key: str) -> list[int]:
+        """Processes of the task that we have adopted."""
         mark = f"IPOS_TASK={key}".encode()
-        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        for child in children:
-            try:
-                if int(child) not in self.keys and mark in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
-                    os.kill(int(child), signal.SIGKILL)
-            except OSError:
-                continue
+        found: list[int] = []
+        for child in children(os.getpid()):
+            with contextlib.suppress(OSError):
+                if child not in self.keys and mark in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+                    found.append(child)
+        return found
 
     def run(self) -> None:
         wake_reader, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

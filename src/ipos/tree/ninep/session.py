@@ -296,7 +296,7 @@ class Session:
         self.locks.drop(self.number)
         for fid in fids.values():
             if fid.handle is not None:
-                task = asyncio.get_running_loop().create_task(fid.handle.close())
+                task = asyncio.get_running_loop().create_task(fid.handle.lost())
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import several
 
 HEAVY = (
-    "wasmtime", "blake3", "coincurve", "Crypto", "cryptography", "eth_hash", "libipld", "zstandard", "spake2", "segno", "sqlite3",
+    "wasmtime", "msgspec", "blake3", "coincurve", "Crypto", "cryptography", "eth_hash", "libipld", "zstandard", "spake2", "segno", "sqlite3",
     "ipos.vm", "ipos.store.pack", "ipos.store.unixfs", "ipos.pool.coordinator", "ipos.node.daemon", "ipos.node.tree", "ipos.net", "ctypes",
     "multiprocessing", "tempfile",
 )  # fmt: skip

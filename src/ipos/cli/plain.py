@@ -15,7 +15,6 @@ from ipos.cli.connect import begin, node
 from ipos.cli.printed import safe
 from ipos.cli.stdin import ask
 from ipos.node.home import Home
-from ipos.node.settings import change
 from ipos.tree.ninep.client import Client, connect_unix
 from ipos.wire.errors import Gone, Refused
 from ipos.wire.text import parse
@@ -56,6 +55,8 @@ async def up(arguments: Arguments) -> int:
         key: getattr(arguments, key) for key in ("name", "cores", "listen") if getattr(arguments, key) is not None
     }
     if changes:
+        from ipos.node.settings import change  # heavier than all other commands together
+
         change(home.toml, changes)
     home.settings()
     with contextlib.suppress(Gone):

@@ -331,3 +331,20 @@ def test_a_huge_directory(desk: Machine, here: Path) -> None:
     assert [row["name"] for row in rows] == [f"{i:04}" for i in range(2000)]
     assert desk.json("rm", "-r", "/home/many")["removed"] == 2001
     assert time.monotonic() - began < 30
+
+
+@real
+def test_with_no_node_up(desk: Machine, here: Path) -> None:
+    """Each command has a node of its own then, which is gone when it is; `top` only looks, and says so."""
+    desk.ok("write", "/home/f", "kept")
+    desk.ok("down")
+    try:
+        assert desk.ok("cat", "/home/f") == "kept\n"
+        desk.ok("cp", "/home/f", str(here / "f"))
+        assert "there is no nothing" in desk.refused("rm", "/home/nothing")
+        assert "no node is up" in desk.refused("top")
+        assert "no node is up" in desk.refused("status")
+        wait_for("the last one's end", lambda: not (desk.home / "node.pid").exists())
+    finally:
+        desk.run("up")
+    assert (here / "f").read_text() == "kept\n"

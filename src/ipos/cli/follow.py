@@ -6,11 +6,13 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import sys
 import time
 from typing import Any, BinaryIO
 
 from ipos.cli.plain import pairs
+from ipos.cli.printed import cut, safe
 from ipos.node.home import Home
 from ipos.pool.native.environment import hint
 from ipos.tree.ninep.client import Client, connect_unix
@@ -47,7 +49,8 @@ class Progress:
         words = f"{self.done}/{self.total} done on {len(self.nodes)} nodes{left}" if self.total and self.counts else ""
         words += (f", {self.failed} failed" if self.failed else "") + (f", {self.moved} moved" if self.moved else "")
         words += f"  {self.says}" if self.says else f"  {self.far}" if self.far else ""
-        sys.stderr.write("\r\x1b[K" + words.strip()[:110])
+        columns = shutil.get_terminal_size().columns
+        sys.stderr.write("\r\x1b[K" + cut(safe(words.strip()), max(1, columns - 1)))
         sys.stderr.flush()
 
     def work(self, event: dict[str, Any]) -> None:
@@ -233,7 +236,8 @@ async def finish(client: Client, follower: Follower, end: dict[str, Any]) -> int
         print(f"job {follower.job}: {summary(end)}", file=sys.stderr)
     bad = [state for state in follower.states.values() if state["state"] in FAILED]
     for state in bad[:SHOWN]:
-        print(f"ipos: {await explain(client, follower.job, state, os.path.basename(end['program']))}", file=sys.stderr)
+        words = await explain(client, follower.job, state, os.path.basename(end["program"]))
+        print(f"ipos: {safe(words)}", file=sys.stderr)
     if len(bad) > SHOWN:
         print(f"ipos: and {len(bad) - SHOWN} more: ipos jobs {follower.job}", file=sys.stderr)
     if end.get("trouble"):

@@ -209,7 +209,7 @@ async def jobs(arguments: Arguments) -> int:
             if arguments.json:
                 print(json.dumps({**whole, "tasks": listed}))
             else:
-                print((await client.read(f"/job/{arguments.number}/status")).decode().rstrip())
+                print(safe((await client.read(f"/job/{arguments.number}/status")).decode().rstrip(), "\n"))
                 for row in listed:
                     print(
                         safe(f"  {row['i']} {row['name']} {row['state']} {row.get('node') or row.get('reason') or ''}")

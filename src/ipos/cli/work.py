@@ -19,6 +19,7 @@ from ipos.cli import stdin
 from ipos.cli.connect import node
 from ipos.cli.follow import Follower, explain, finish
 from ipos.cli.plain import pairs
+from ipos.cli.printed import safe
 from ipos.node.home import Home
 from ipos.tree.ninep.client import Client, connect_unix
 from ipos.wire import limits
@@ -222,7 +223,7 @@ async def _ran(client: Client, job: int, follower: Follower, end: dict[str, Any]
         print(f"ipos: {end['trouble']}", file=sys.stderr)
     if state["state"] == "failed":
         program = os.path.basename(str(end["program"]))
-        print(f"ipos: {await explain(client, job, state, program)}", file=sys.stderr)
+        print(f"ipos: {safe(await explain(client, job, state, program))}", file=sys.stderr)
     if end.get("trouble") and code == 0:
         return 125
     return code if code >= 0 else 128 - code

@@ -175,6 +175,7 @@ def test_ls(desk: Machine, here: Path) -> None:
     assert "there is no nothing" in desk.refused("ls", "/home/nothing")
     assert "the tree has no /nothing (ipos ls / shows it)" in desk.refused("ls", "/nothing/at/all")
     assert "ls(1)" in desk.refused("ls", "file:/tmp")
+    assert "/home/d is a directory: ipos ls lists it" in desk.refused("cat", "/home/d")
     one_missing = desk.run("ls", "/home/d/text", "/home/no")
     assert (one_missing.returncode, one_missing.stdout) == (1, "text\n")
 

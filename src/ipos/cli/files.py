@@ -19,7 +19,7 @@ from ipos.cli.connect import node
 from ipos.cli.paths import base, exists, expand, join, of_tree
 from ipos.cli.printed import safe
 from ipos.tree.copy import each
-from ipos.tree.file import APPEND_ONLY, Attr
+from ipos.tree.file import APPEND_ONLY, DIRECTORY, Attr
 from ipos.tree.ninep.client import Client, Entry, split
 from ipos.wire import limits
 from ipos.wire.errors import Gone, Refused
@@ -166,7 +166,10 @@ async def cat(arguments: Arguments) -> int:
 
 async def pour(client: Client, path: str, offset: int, left: int | None = None) -> int:
     """To standard output, as it comes. Where it ended."""
-    async with client.open(path) as file:
+    file, qid = await client.opened(split(path), os.O_RDONLY)
+    try:
+        if qid.type & DIRECTORY:
+            raise Refused(f"{path} is a directory: ipos ls lists it", errno.EISDIR)
         file.offset = offset
         while left is None or left > 0:
             piece = await file.read(limits.MiB if left is None else min(left, limits.MiB))
@@ -176,6 +179,9 @@ async def pour(client: Client, path: str, offset: int, left: int | None = None) 
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
         return file.offset
+    finally:
+        file.stop()
+        client.clunk(file.fid)
 
 
 async def _follow(client: Client, path: str, at: int) -> None:

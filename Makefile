@@ -14,8 +14,8 @@ setup:  ## make .venv and the network process
 	@command -v uv >/dev/null || [ -x .boot/bin/uv ] || { $(PYTHON) -m venv .boot && .boot/bin/pip install -q uv; }
 	@PATH="$$PWD/.boot/bin:$$PATH" uv sync --quiet --inexact
 	@PATH="$$PWD/.boot/bin:$$PATH" netd/build.sh
-	@# Debian's iproute2 makes the hosts of the network tests, its diod is the other end of the 9P tests
-	@{ command -v ip && PATH="$$PATH:/usr/sbin" command -v diodcat; } >/dev/null || [ "$$(id -u)" != 0 ] || { apt-get update -q && apt-get install -qy iproute2 diod; } >/dev/null
+	@# Debian's iproute2 makes the hosts of the network tests, its diod is the other end of the 9P tests, its zsh and fish try the completion
+	@{ command -v ip && command -v zsh && command -v fish && PATH="$$PATH:/usr/sbin" command -v diodcat; } >/dev/null || [ "$$(id -u)" != 0 ] || { apt-get update -q && apt-get install -qy iproute2 diod zsh fish; } >/dev/null
 
 demo: setup  ## three nodes on this machine: a real batch, a kill -9, a restart
 	@$(RUN)/python examples/demo.py
@@ -52,6 +52,7 @@ bench: setup  ## the numbers of docs/performance.md
 	@$(RUN)/python bench/namespace.py
 	@$(RUN)/python bench/node.py
 	@$(RUN)/python bench/loop.py
+	@$(RUN)/python bench/cli.py
 
 docs: setup  ## make the drawings from the machines' tables
 	@$(RUN)/python docs/make.py

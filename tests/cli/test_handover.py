@@ -100,8 +100,19 @@ def test_handed_over_it_ends_the_same_in_another_home(machines: Make, burn: Path
     answer = json.loads(one.ok("handover", str(job), "-o", str(car), "--json"))
     assert answer["bytes"] == car.stat().st_size
     assert answer["work"] > 0
-    assert one.json("jobs", str(job))["state"] == "finished"
-    assert "has ended" in one.refused("handover", str(job), "-o", str(car))
+    ended = one.json("jobs", str(job))
+    assert (ended["state"], ended["cancelled"], ended["handed_over"], ended["tasks"][0]["state"]) == (
+        "finished",
+        0,
+        1,
+        "handed-over",
+    )
+    assert ended["tasks"][0]["reason"] == f"ipos resume {car} goes on with it"
+    assert "1 handed over" in one.ok("jobs")
+    assert f"was handed over: ipos resume {car} goes on" in one.ok("why", str(job))
+    assert "; 1 handed over" in one.run("wait", str(job)).stderr
+    assert "is there already: --force" in one.refused("handover", str(job), "-o", str(car))
+    assert "has ended" in one.refused("handover", str(job), "-o", str(car), "--force")
     end = resumed(two, str(car))
     assert same(end) == same(expected)
     assert end["resumed_at"] == answer["work"]

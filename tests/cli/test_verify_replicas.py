@@ -26,7 +26,7 @@ def test_replicas_agree_and_say_what_that_is_worth(machines: Callable[..., Machi
     assert (found["root"], found["work"], found["stdout"]) == (once["root"], once["work"], once["stdout"])
     assert found["verified"] == "quorum 3"
     assert (found["verdict"]["agreed"], found["verdict"]["seats"], found["verdict"]["extra_work"]) == (3, 3, 2.0)
-    assert found["verdict"]["left_wrong"] == 0.00725
+    assert (found["verdict"]["left_wrong"], found["verdict"]["left_wrong_before"]) == (0.000146, 0.00725)
     assert json.loads(desk.ok("cat", f"/job/{found['job']}/0/verdict")) == found["verdict"]
     assert found["page_work"] == once["page_work"] > 0
     packed = tmp_path / "receipt.car"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator
@@ -24,6 +23,8 @@ async def begin(home: Home, private: bool = False) -> None:
     """
     if home.create() and private:
         print(f"ipos: {home.path} is a new home of a node", file=sys.stderr)
+    import subprocess
+
     process = subprocess.Popen(  # noqa: ASYNC220  (it outlives this loop)
         [sys.executable, "-m", "ipos.node", *(["--private"] if private else [])],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,

@@ -6,11 +6,13 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import sys
 import time
 from typing import Any, BinaryIO
 
 from ipos.cli.plain import pairs
+from ipos.cli.printed import cut, safe
 from ipos.node.home import Home
 from ipos.pool.native.environment import hint
 from ipos.tree.ninep.client import Client, connect_unix
@@ -21,7 +23,8 @@ Arguments = argparse.Namespace
 RETURN_S = 120.0  # how long a command waits for a node that went away in mid-job
 SHOWN = 5  # failed tasks that are explained one by one
 PIECE_BYTES = 1 << 16
-ENDED = ("done", "failed", "given-up")
+FAILED = ("failed", "given-up")
+ENDED = ("done", *FAILED, "handed-over")
 
 
 class Progress:
@@ -46,7 +49,8 @@ class Progress:
         words = f"{self.done}/{self.total} done on {len(self.nodes)} nodes{left}" if self.total and self.counts else ""
         words += (f", {self.failed} failed" if self.failed else "") + (f", {self.moved} moved" if self.moved else "")
         words += f"  {self.says}" if self.says else f"  {self.far}" if self.far else ""
-        sys.stderr.write("\r\x1b[K" + words.strip()[:110])
+        columns = shutil.get_terminal_size().columns
+        sys.stderr.write("\r\x1b[K" + cut(safe(words.strip()), max(1, columns - 1)))
         sys.stderr.flush()
 
     def work(self, event: dict[str, Any]) -> None:
@@ -123,8 +127,8 @@ class Follower:
                 progress.total = event["total"]
             case "task":
                 await self._task(client, event)
-            case "moved":
-                progress.moved += 1
+            case "moved" | "tried-again":
+                progress.moved += event["event"] == "moved"
                 if self._told:
                     print(json.dumps(event), flush=True)
             case "progress":
@@ -150,7 +154,7 @@ class Follower:
                 self._copies.append(asyncio.create_task(self._copy(which, out)))
         if event["state"] in ENDED and before != event["state"]:
             progress.done = sum(s["state"] in ENDED for s in self.states.values())
-            progress.failed = sum(s["state"] in ENDED[1:] for s in self.states.values())
+            progress.failed = sum(s["state"] in FAILED for s in self.states.values())
             progress.nodes.add(event.get("node", ""))
             progress.says = ""
             if self._told:
@@ -162,7 +166,7 @@ class Follower:
         if not self.print_outputs or self.json:
             return
         while (state := self.states.get(self.printed)) is not None and state["state"] in ENDED:
-            if state["state"] != "given-up":
+            if state["state"] in ("done", "failed"):
                 body = await client.read(f"/job/{self.job}/{self.printed}/stdout")
                 self.progress.clear()
                 sys.stdout.buffer.write(body)
@@ -214,6 +218,8 @@ def summary(end: dict[str, Any]) -> str:
     words += f" ({end['nodes']})" if end.get("nodes") else ""
     words += f"; {end['from_store']} answered from the store" if end.get("from_store") else ""
     words += f"; {end['moved']} moved, {end['repeated_s']:.1f} s of work repeated" if end.get("moved") else ""
+    words += f"; {end['tried_again']} tried again" if end.get("tried_again") else ""
+    words += f"; {end['handed_over']} handed over" if end.get("handed_over") else ""
     words += f"; {end['resumed']} resumed from a save" if end.get("resumed") else ""
     if end.get("estimate_s") and end.get("wall_s"):
         words += f"; the estimate was {end['estimate_s']:.1f} s"
@@ -228,9 +234,10 @@ async def finish(client: Client, follower: Follower, end: dict[str, Any]) -> int
         raise Refused(str(end["refused"]))
     if not follower.json:
         print(f"job {follower.job}: {summary(end)}", file=sys.stderr)
-    bad = [state for state in follower.states.values() if state["state"] in ("failed", "given-up")]
+    bad = [state for state in follower.states.values() if state["state"] in FAILED]
     for state in bad[:SHOWN]:
-        print(f"ipos: {await explain(client, follower.job, state, os.path.basename(end['program']))}", file=sys.stderr)
+        words = await explain(client, follower.job, state, os.path.basename(end["program"]))
+        print(f"ipos: {safe(words)}", file=sys.stderr)
     if len(bad) > SHOWN:
         print(f"ipos: and {len(bad) - SHOWN} more: ipos jobs {follower.job}", file=sys.stderr)
     if end.get("trouble"):

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from ipos.cli import values
+from ipos.cli import options, values
 from ipos.wire import limits
 
 MORE = "Everything else is a file: ipos ls / shows the tree, ipos cat reads it. Exit status: 0 done, 1 refused or failed, 2 usage, 130 interrupted; run and resume give the program's own, and 125 where IPOS failed."
@@ -58,16 +58,16 @@ def parser() -> argparse.ArgumentParser:
     joining.add_argument("--yes", action="store_true", help="do not ask whether both machines show the same words")
     add("pool", "the machines that are one computer")
     mapping = add("map", "run a program once for each input file, on all machines")
-    mapping.add_argument("program", help="a .py script or any executable")
+    mapping.add_argument("program", metavar="PROGRAM", help="a .py script or any executable")
     mapping.add_argument(
         "--over", action="append", required=True, metavar="GLOB", help="the input files, for example 'data/*'"
     )
     mapping.add_argument("--args", default="", help="arguments; {} is the input file, without it the input is stdin")
     mapping.add_argument("--out", metavar="DIR", help="write each task's standard output to DIR/<name of its input>")
     running = add("run", "run a program once, on the machine that suits best")
-    running.add_argument("program", help="a .py script or any executable")
+    running.add_argument("program", metavar="PROGRAM", help="a .py script or any executable")
     for one in (mapping, running):
-        one.add_argument("--nodes", default="", help="only on these machines: attic,desk")
+        one.add_argument("--nodes", default="", metavar="NODES", help="only on these machines: attic,desk")
         one.add_argument(
             "--with",
             dest="with_",
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--env", action="append", default=[], metavar="K=V", help="a variable (with --wasm)")
         one.add_argument("--seed", default="", metavar="WORD", help="of its random numbers (with --wasm)")
         one.add_argument(
-            "--image", default="", metavar="CID", help="what a script starts from (with --wasm): ipos image ls; none"
+            "--image", default="", metavar="IMAGE", help="what a script starts from (with --wasm): ipos image ls; none"
         )
         one.add_argument(
             "--work", type=values.work, default=0, metavar="GOP", help="the most work it may use (with --wasm)"
@@ -131,19 +131,27 @@ def parser() -> argparse.ArgumentParser:
     )
     running.add_argument("--out", metavar="DIR", help="write the files that it made to DIR")
     running.add_argument("--stdin", metavar="FILE", help="its standard input")
-    running.add_argument("arguments", nargs=argparse.REMAINDER, help="the program's arguments")
+    running.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the program's arguments")
     resuming = add("resume", "go on with a task that was stopped, or that somebody handed over")
     resuming.add_argument(
         "task", metavar="TASK|F.car", help="a job's number, 7.3, a task's CID, or a file of ipos handover"
     )
     resuming.add_argument("--work", type=values.work, default=0, metavar="GOP", help="the most work it may use in all")
+    resuming.add_argument(
+        "--nodes",
+        default="",
+        metavar="NODES",
+        help="machines on which a task from a file may go on (default: this one)",
+    )
     resuming.add_argument("--detach", action="store_true", help="do not wait")
     handing = add("handover", "stop a task and put it into a file, to go on anywhere")
     handing.add_argument("task", metavar="TASK", help="a job's number, 7.3, or a task's CID")
     handing.add_argument("-o", "--output", required=True, metavar="F.car")
+    handing.add_argument("--force", action="store_true", help="replace a file that is there")
     receipt = add("receipt", "who computed a task, signed; with -o all that a stranger needs to check it, in a file")
     receipt.add_argument("task", metavar="TASK", help="a job's number, 7.3, or a task's CID")
     receipt.add_argument("-o", "--output", metavar="F.car")
+    receipt.add_argument("--force", action="store_true", help="replace a file that is there")
     receipt.add_argument(
         "--saves",
         type=int,
@@ -159,21 +167,20 @@ def parser() -> argparse.ArgumentParser:
     verifying.add_argument("--seed", type=int, metavar="S", help="which interval is drawn, if none is named")
     add("marks", "the chain of marks of a task in the engine: work and state root").add_argument("task", metavar="TASK")
     _image(commands.add_parser("image", help="the start states of Python in the engine"))
-    add("jobs", "the jobs of this machine").add_argument("number", nargs="?", type=int, help="one job, with its tasks")
-    add("wait", "follow a job to its end").add_argument("number", type=int)
+    add("jobs", "the jobs of this machine").add_argument(
+        "number", nargs="?", type=int, metavar="JOB", help="one job, with its tasks"
+    )
+    add("wait", "follow a job to its end").add_argument("number", type=int, metavar="JOB")
     add("ps", "what runs on this machine")
     why = add("why", "why a job's tasks ran where they did")
-    why.add_argument("job", type=int)
+    why.add_argument("job", type=int, metavar="JOB")
     why.add_argument("task", nargs="?", help="a task's number or the name of its input")
-    add("cancel", "stop a job").add_argument("job", type=int)
+    add("cancel", "stop a job").add_argument("job", type=int, metavar="JOB")
     _keys(commands)
     _service(commands)
     _ns(add("ns", "which files are found under which names: print it, bind, mount, unmount"))
-    add("ls", "list a directory of the tree").add_argument("path", nargs="?", default="/", metavar="PATH|CID[/PATH]")
-    cat = add("cat", "read a file of the tree")
-    cat.add_argument("path", nargs="?", default="/", metavar="PATH|CID[/PATH]")
-    cat.add_argument("--offset", type=int, default=0, metavar="N", help="from this byte on")
-    cat.add_argument("--length", type=int, metavar="N", help="so many bytes at most")
+    options.files(add)
+    options.top(add)
     content(add)
     return top
 
@@ -258,7 +265,7 @@ def content(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
         one.add_argument("--visibility", choices=levels, default="private", help="who may have it (default private)")
 
     adding = add("add", "make files and directories content of the store, by CID")
-    adding.add_argument("path", nargs="+")
+    adding.add_argument("path", nargs="+", metavar="FILE")
     adding.add_argument("--nocopy", action="store_true", help="keep references to the files, not copies of them")
     adding.add_argument(
         "--profile", choices=("unixfs-v1-2025", "legacy-cid-v1"), default="unixfs-v1-2025", help="how files are cut"
@@ -296,7 +303,7 @@ def content(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
 def _image(group: argparse.ArgumentParser) -> None:
     actions = group.add_subparsers(dest="action", metavar="ACTION", required=True)
     for name, words in (("build", "make one"), ("ls", "those of this home"), ("rm", "remove one")):
-        one = actions.add_parser(name, help=words)
+        one = actions.add_parser(name, help=words, description=words)
         one.add_argument("--json", action="store_true", help="print JSON: one object, or one a line")
         if name == "build":
             one.add_argument(
@@ -308,15 +315,24 @@ def _image(group: argparse.ArgumentParser) -> None:
                 help="more modules of the standard library: sqlite3,unittest",
             )
         elif name == "rm":
-            one.add_argument("image", metavar="CID")
+            one.add_argument("image", metavar="IMAGE")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit status."""
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["__complete"]:  # what the shells' scripts ask
+        from ipos.cli.completion import complete
+
+        return complete(parser(), words[1:])
+    arguments = parser().parse_args(words)
     import asyncio
     from collections.abc import Awaitable
 
+    if arguments.command == "completion":
+        from ipos.cli import completion
+
+        return completion.script(arguments)
     if arguments.command == "verify":
         from ipos.cli import verify
 
@@ -334,7 +350,15 @@ def main(argv: list[str] | None = None) -> int:
             from ipos.cli import keys
 
             return asyncio.run(done(keys.ACTIONS[arguments.action or "list"](arguments)))
-        if arguments.command in ("add", "get", "cat", "store"):
+        if arguments.command in ("ls", "cat", "cp", "rm", "mkdir", "mv", "write"):
+            from ipos.cli import files
+
+            return asyncio.run(done(files.COMMANDS[arguments.command](arguments)))
+        if arguments.command == "top":
+            from ipos.cli import top
+
+            return asyncio.run(done(top.top(arguments)))
+        if arguments.command in ("add", "get", "store"):
             from ipos.cli import store
 
             return asyncio.run(done(store.COMMANDS[arguments.command](arguments)))
@@ -359,7 +383,9 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except OSError as error:
-        print(f"ipos: {error}", file=sys.stderr)
+        from ipos.cli.printed import safe
+
+        print(f"ipos: {safe(str(error), chr(10))}", file=sys.stderr)
         return 125 if arguments.command in ("run", "resume") else 1
 
 

@@ -12,9 +12,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 from ipos.cli.connect import begin, node
+from ipos.cli.printed import safe
 from ipos.cli.stdin import ask
 from ipos.node.home import BARE, Home
-from ipos.node.settings import change
 from ipos.tree.ninep.client import Client, connect_unix
 from ipos.wire.errors import Gone, Refused
 from ipos.wire.text import parse
@@ -23,7 +23,7 @@ Arguments = argparse.Namespace
 
 
 def show(arguments: Arguments, value: object, words: str) -> None:
-    print(json.dumps(value) if arguments.json else words, flush=True)
+    print(json.dumps(value) if arguments.json else safe(words, "\n\t"), flush=True)
 
 
 def typed(value: str) -> object:
@@ -55,6 +55,8 @@ async def up(arguments: Arguments) -> int:
         key: getattr(arguments, key) for key in ("name", "cores", "listen") if getattr(arguments, key) is not None
     }
     if changes:
+        from ipos.node.settings import change  # heavier than all other commands together
+
         change(home.toml, changes)
     home.settings()
     with contextlib.suppress(Gone):
@@ -207,14 +209,17 @@ async def jobs(arguments: Arguments) -> int:
             if arguments.json:
                 print(json.dumps({**whole, "tasks": listed}))
             else:
-                print((await client.read(f"/job/{arguments.number}/status")).decode().rstrip())
+                print(safe((await client.read(f"/job/{arguments.number}/status")).decode().rstrip(), "\n"))
                 for row in listed:
-                    print(f"  {row['i']} {row['name']} {row['state']} {row.get('node', '')}")
+                    print(
+                        safe(f"  {row['i']} {row['name']} {row['state']} {row.get('node') or row.get('reason') or ''}")
+                    )
             return 0
         numbers = sorted(int(entry.name) for entry in await client.ls("/job") if entry.name.isdigit())
         for number in numbers:
             one = await pairs(client, f"/job/{number}/status")
             ended = f"{one['done']} of {one['total']} done" + (f", {one['failed']} failed" if one["failed"] else "")
+            ended += f", {one['handed_over']} handed over" if one.get("handed_over") else ""
             show(arguments, one, f"{number} {one['state']}: {os.path.basename(str(one['program']))}, {ended}")
     return 0
 
@@ -228,7 +233,7 @@ async def ps(arguments: Arguments) -> int:
         for row in listed:
             far = f" {int(str(row['work'])) / 1e9:.1f} Gop" if row["work"] else ""
             far += f", saved {row['save_age_s']} s ago" if row["save_age_s"] is not None else ""
-            print(f"{row['pid']} {row['state']} {row['seconds']} s{far} {row['name']} {row['says']}")
+            print(safe(f"{row['pid']} {row['state']} {row['seconds']} s{far} {row['name']} {row['says']}"))
     return 0
 
 
@@ -253,20 +258,7 @@ async def cancel(arguments: Arguments) -> int:
     return 0
 
 
-async def ls(arguments: Arguments) -> int:
-    from ipos.cli.store import tree_path
-
-    async with node() as client:
-        entries = await client.ls(tree_path(arguments.path))
-    if arguments.json:
-        print(json.dumps([entry.name for entry in entries]))
-    else:
-        for entry in entries:
-            print(entry.name)
-    return 0
-
-
 COMMANDS: dict[str, Callable[[Arguments], Awaitable[int]]] = {
     "up": up, "down": down, "status": status, "doctor": doctor, "invite": invite, "join": join, "pool": pool, "jobs": jobs, "ps": ps,
-    "why": why, "cancel": cancel, "ls": ls,
+    "why": why, "cancel": cancel,
 }  # fmt: skip

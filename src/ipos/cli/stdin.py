@@ -68,6 +68,11 @@ async def read() -> bytes:
     return await _apart(_all)
 
 
+async def piece(count: int) -> bytes:
+    """What is there, at most `count` bytes; empty at the end."""
+    return await _apart(lambda: os.read(0, count))
+
+
 async def passphrase(question: str) -> Secret:
     """What a person types at the terminal without its being shown. `Refused` where there is no terminal."""
     if not os.isatty(0):

@@ -4,37 +4,29 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
 import json
 import os
 import shutil
 import stat
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ipos.cli.connect import node
+from ipos.cli.paths import tree_path
 from ipos.cli.plain import pairs, rows, show
-from ipos.store import cid as c
+from ipos.cli.printed import safe
+from ipos.cli.progress import Progress
 from ipos.tree.ninep.client import Client
 from ipos.wire import limits
 from ipos.wire.errors import Refused
 
 Arguments = argparse.Namespace
 AT_ONCE = 16  # files that are read at the same time
-
-
-def tree_path(words: str) -> str:
-    """`CID[/path]` (or ipfs://CID/path) is a path in /ipfs; every other path is itself."""
-    words = words.removeprefix("ipfs://")
-    try:
-        c.parse(words.partition("/")[0])
-    except Refused:
-        return words
-    return f"/ipfs/{words}"
+SHOWN = 3  # reasons of one root
+LEVELS = ("private", "pool", "public")
 
 
 async def ask(client: Client, path: str, question: Mapping[str, object]) -> AsyncIterator[dict[str, Any]]:
@@ -43,28 +35,6 @@ async def ask(client: Client, path: str, question: Mapping[str, object]) -> Asyn
         await file.write(json.dumps(question).encode())
         async for line in file.lines():
             yield json.loads(line)
-
-
-class Progress:
-    """One line on a terminal, for what takes longer than a moment; nothing elsewhere."""
-
-    def __init__(self, total: int | None = None) -> None:
-        self._total = total
-        self._began = time.monotonic()
-        self._shown = False
-
-    def show(self, count: int) -> None:
-        took = time.monotonic() - self._began
-        if took > 0.5 and sys.stderr.isatty():
-            of = f" of {self._total / limits.MiB:.0f}" if self._total else ""
-            print(
-                f"\r{count / limits.MiB:.0f}{of} MiB, {count / limits.MiB / took:.0f} MiB/s ", end="", file=sys.stderr
-            )
-            self._shown = True
-
-    def close(self) -> None:
-        if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 async def add(arguments: Arguments) -> int:
@@ -153,23 +123,6 @@ async def _fetch(client: Client, path: str, target: Path, free: asyncio.Semaphor
         await asyncio.gather(*(_fetch(client, f"{path}/{name}", target / name, free, more) for name in some))
 
 
-async def cat(arguments: Arguments) -> int:
-    path = tree_path(arguments.path)
-    left = arguments.length
-    if arguments.offset < 0 or (left is not None and left < 0):
-        raise Refused("--offset and --length count bytes from the beginning: they cannot be negative", errno.EINVAL)
-    async with node() as client, client.open(path) as file:
-        file.offset = arguments.offset
-        while left is None or left > 0:
-            piece = await file.read(limits.MiB if left is None else min(left, limits.MiB))
-            if not piece:
-                break
-            left = None if left is None else left - len(piece)
-            sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
-    return 0
-
-
 # ---- ipos store ...
 
 
@@ -188,9 +141,20 @@ async def pins(arguments: Arguments) -> int:
         for row in listed:
             print(json.dumps(row))
         return 0
-    for row in listed:
-        print(f"{row['cid']} {row['visibility']} {size(row['bytes'])} {row['why']}")
+    for rows_ in _by_root(listed):
+        first = rows_[0]
+        reasons = list(dict.fromkeys(str(row["why"]) for row in rows_))
+        more = f" and {len(reasons) - SHOWN} more reasons (--json)" if len(reasons) > SHOWN else ""
+        seen = max((str(row["visibility"]) for row in rows_), key=LEVELS.index)
+        print(safe(f"{first['cid']} {seen} {size(first['bytes'])} {'; '.join(reasons[:SHOWN])}{more}"))
     return 0
+
+
+def _by_root(pins: Iterable[dict[str, object]]) -> Iterable[list[dict[str, object]]]:
+    found: dict[object, list[dict[str, object]]] = {}
+    for row in pins:
+        found.setdefault(row["cid"], []).append(row)
+    return found.values()
 
 
 async def pin(arguments: Arguments) -> int:
@@ -263,4 +227,4 @@ async def store(arguments: Arguments) -> int:
     return await STORE[arguments.what](arguments)
 
 
-COMMANDS: dict[str, Callable[[Arguments], Awaitable[int]]] = {"add": add, "get": get, "cat": cat, "store": store}
+COMMANDS: dict[str, Callable[[Arguments], Awaitable[int]]] = {"add": add, "get": get, "store": store}

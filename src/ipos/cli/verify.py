@@ -79,7 +79,6 @@ def _judged(arguments: argparse.Namespace, answer: dict[str, Any]) -> int:
             answer |= {"verdict": "signed", "sentence": f"{signed(case)}; {case.mute}", "reexecuted": None}
             return TRUE
         seed: int | None = None
-        tell = progress(case, arguments.json)
         if arguments.full:
             wanted = judge.Wanted(full=True)
         elif arguments.mark is not None:
@@ -88,6 +87,8 @@ def _judged(arguments: argparse.Namespace, answer: dict[str, Any]) -> int:
             drawn = secrets.randbelow(1 << 32) if arguments.seed is None else int(arguments.seed)
             answer["seed"] = seed = drawn
             wanted = judge.choose(case, drawn)
+        last = case.marks[wanted.n - 1].work if not wanted.full and wanted.n <= len(case.marks) else None
+        tell = progress(case, arguments.json, last)
         with tempfile.TemporaryDirectory(prefix="ipos-verify-") as scratch:
             seen = judge.judge(case, wanted, Path(scratch), cache_root(), tell)
         clear(arguments.json)
@@ -158,14 +159,18 @@ def ran(case: Any, seen: Any, seed: int | None) -> str:
     )
 
 
-def progress(case: Any, quiet: bool) -> Callable[[int], None]:
-    """A line on a terminal."""
+def progress(case: Any, quiet: bool, goal: int | None = None) -> Callable[[int], None]:
+    """A line on a terminal, up to `goal` (None: the whole task). The first says what may take long before any work is counted."""
     shown = not quiet and sys.stderr.isatty()
+    most = case.receipt.work if goal is None else goal
+    if shown:
+        sys.stderr.write("\r\x1b[Kreading the file, and compiling the program if this machine has not yet")
+        sys.stderr.flush()
 
     def tell(work: int) -> None:
         if not shown:
             return
-        sys.stderr.write(f"\r\x1b[K{work / 1e9:.1f} of {case.receipt.work / 1e9:.1f} Gop run again")
+        sys.stderr.write(f"\r\x1b[K{work / 1e9:.1f} of {most / 1e9:.1f} Gop run again")
         sys.stderr.flush()
 
     return tell

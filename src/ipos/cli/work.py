@@ -20,6 +20,7 @@ from ipos.cli.connect import node
 from ipos.cli.follow import Follower, explain, finish
 from ipos.cli.ns import text_of
 from ipos.cli.plain import pairs
+from ipos.cli.printed import safe
 from ipos.node.home import Home
 from ipos.tree.ninep.client import Client, connect_unix
 from ipos.wire import limits
@@ -214,6 +215,8 @@ async def _ran(client: Client, job: int, follower: Follower, end: dict[str, Any]
     if end["state"] == "refused":
         raise Refused(str(end["refused"]))
     state = follower.states.get(0)
+    if state is not None and state["state"] == "handed-over":
+        raise Refused(f"job {job} was handed over: {state['reason']}")
     if state is None or state["state"] not in ("done", "failed"):
         raise Refused(f"job {job} has no result: {state.get('reason', end['state']) if state else end['state']}")
     status = await pairs(client, f"/job/{job}/0/status")
@@ -235,7 +238,7 @@ async def _ran(client: Client, job: int, follower: Follower, end: dict[str, Any]
         print(f"ipos: {end['trouble']}", file=sys.stderr)
     if state["state"] == "failed":
         program = os.path.basename(str(end["program"]))
-        print(f"ipos: {await explain(client, job, state, program)}", file=sys.stderr)
+        print(f"ipos: {safe(await explain(client, job, state, program))}", file=sys.stderr)
     if end.get("trouble") and code == 0:
         return 125
     return code if code >= 0 else 128 - code
@@ -246,7 +249,7 @@ def agreed(found: dict[str, Any]) -> list[str]:
     return [
         f"{found['agreed']} of {found['seats']} replicas agree on root {found['root']}",
         *found["told"],
-        f"{found['extra_work']:.0%} extra work; {found['assuming']}: {found['left_wrong']:.3%}",
+        f"{found['extra_work']:.0%} extra work; {found['assuming']}: {found['left_wrong']:.3%} (before the run: {found['left_wrong_before']:.3%})",
         found["guards"],
     ]
 
@@ -269,7 +272,10 @@ async def resume(arguments: Arguments) -> int:
     task: str = arguments.task
     path = os.path.abspath(task) if task.endswith(".car") or os.path.isfile(task) else ""
     async with node(make=True) as client:
-        question = {"path": path} if path else {"task": task}
+        question: dict[str, Any] = {"path": path} if path else {"task": task}
+        if arguments.nodes and not path:
+            raise Refused("--nodes is for a file of ipos handover: a job of this machine goes on where it suits best")
+        question |= {"nodes": [name for name in arguments.nodes.split(",") if name]} if arguments.nodes else {}
         answer = await ask(client, "resume", **question, work=arguments.work)
         job = int(answer["job"])
         alone = len((await client.read(f"/job/{job}/tasks")).splitlines()) <= 1
@@ -280,9 +286,17 @@ async def resume(arguments: Arguments) -> int:
         return await attend(client, job, arguments, True)
 
 
+def new_file(path: str, force: bool) -> str:
+    """The absolute path. `Refused` if something is there that nobody said to replace."""
+    if os.path.lexists(path) and not force:
+        raise Refused(f"{path} is there already: --force replaces it")
+    return os.path.abspath(path)
+
+
 async def handover(arguments: Arguments) -> int:
+    path = new_file(arguments.output, arguments.force)
     async with node() as client:
-        answer = await ask(client, "handover", task=arguments.task, path=os.path.abspath(arguments.output))
+        answer = await ask(client, "handover", task=arguments.task, path=path)
     size = f"{answer['bytes'] / limits.MiB:.1f} MiB"
     words = f"{answer['path']}: task {answer['job']}.{answer['i']} at {answer['work'] / 1e9:.2f} Gop, {size}"
     print(json.dumps(answer) if arguments.json else f"{words}; ipos resume {arguments.output} goes on, anywhere")
@@ -292,8 +306,8 @@ async def handover(arguments: Arguments) -> int:
 async def receipt(arguments: Arguments) -> int:
     if arguments.saves and not arguments.output:
         raise Refused("--saves puts saves into the file: say which with -o F.car")
+    path = new_file(arguments.output, arguments.force) if arguments.output else ""
     async with node() as client:
-        path = os.path.abspath(arguments.output) if arguments.output else ""
         answer = await ask(client, "evidence", task=arguments.task, path=path)
     if arguments.saves:
         from ipos.cli.verify import add_saves
@@ -306,7 +320,7 @@ async def receipt(arguments: Arguments) -> int:
 def told(answer: dict[str, Any]) -> str:
     """A receipt as people read it."""
     what = f"task {answer['job']}.{answer['i']} ({answer['name']})"
-    who = f"{answer['node']} of account {answer['account']}"
+    who = f"{answer['node_name']} of account {answer['account']}"
     if answer["native"]:
         words = f"{what}: {who} says that it ran this native program; that proves who says so, not that it is right"
     else:

@@ -11,6 +11,7 @@ import msgspec
 
 from ipos.pool import data, evidence
 from ipos.pool import task as t
+from ipos.pool.image import called
 from ipos.pool.jobs import Job, Row
 from ipos.pool.receipt import describe
 from ipos.pool.records import EngineRun, Result, Task
@@ -37,11 +38,13 @@ BATCH_BYTES = 8 << 20
 
 
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`task`: as people name it; `path`: of a CAR, absolute; `work`: the most it may use from now on, 0 = as before."""
+    """`task`: as people name it; `path`: of a CAR, absolute; `work`: the most it may use from now on, 0 = as before; `nodes`: names of the
+    machines where a task from a CAR may go on, () = here."""
 
     task: str = ""
     path: str = ""
     work: int = 0
+    nodes: tuple[str, ...] = ()
 
 
 class HandOvers:
@@ -106,7 +109,8 @@ class HandOvers:
                 f"task {job.id}.{row.i} has no receipt: nobody signed its result (ipos run --fresh runs it again)"
             )
         receipt = c.parse(row.state.receipt)
-        answer = {**describe(self._node.store, receipt), "name": row.task.name}
+        answer = {**describe(self._node.store, receipt), "name": called(row.task)}
+        answer["node_name"] = self._node.names().get(answer["node"], answer["node"])
         if question.path:
             path = Path(question.path)
             if not path.parent.is_dir():
@@ -146,7 +150,7 @@ class HandOvers:
     async def resume(self, caller: Caller, body: bytes) -> str:
         question = self._question(caller, body)
         if question.path:
-            return await self._from_car(Path(question.path), question.work)
+            return await self._from_car(Path(question.path), question.work, question.nodes)
         job, row = self._find(question.task)
         waits = isinstance(row.state, t.Held) or (isinstance(row.state, t.Leased) and row.state.paused)
         if waits and not question.work:
@@ -160,7 +164,7 @@ class HandOvers:
                 return self._answer(job, row)
             case t.Suspended():
                 again = await self._again(job, row, self._raised(task, run, question.work), row.save)
-                self._node.coordinator.hand_over(job, row)
+                self._node.coordinator.end(job, row, "it goes on as a job of its own, with more work allowed")
                 return again
             case t.Pending() | t.Leased():
                 return self._answer(job, row)  # it goes on already
@@ -224,11 +228,11 @@ class HandOvers:
 
         count = await self._node.offload(pack)
         answer = self._answer(job, row, path=str(path), bytes=count)
-        self._node.coordinator.hand_over(job, row)
+        self._node.coordinator.end(job, row, f"ipos resume {path} goes on with it")
         await self._node.journal.commit()
         return answer
 
-    async def _from_car(self, path: Path, work: int) -> str:
+    async def _from_car(self, path: Path, work: int, nodes: tuple[str, ...]) -> str:
         store = self._node.store
         scratch = self._node.home / "env"
         record, task, run = await self._node.offload(lambda: _import(store, path, scratch))
@@ -242,7 +246,9 @@ class HandOvers:
         receipt = c.parse(record.ext["receipt"]) if "receipt" in record.ext else None
         save = Save(record.save, record.work, receipt) if record.save is not None else None
         wasm = Wasm(memory_bytes=run.memory_bytes, work=run.work, mark_every=run.mark_every, seed=run.seed, env=run.env)
-        spec = JobSpec(program=f"/{task.name}", wasm=wasm, resume=_resume(task, save))
+        spec = JobSpec(
+            program=f"/{called(task)}", wasm=wasm, resume=_resume(task, save), nodes=nodes or (self._node.name,)
+        )
         return await self._submit(spec, task, save)
 
 

@@ -8,13 +8,15 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ipos.identity.private import write_private
-from ipos.node.settings import Settings, document, read
 from ipos.wire.errors import Refused
 
-BARE = "#/"  # the attach name of the tree without anybody's namespace
+if TYPE_CHECKING:  # every command has a home, few look at its settings
+    from ipos.node.settings import Settings
+
+BARE: Final = "#/"  # the attach name of the tree without anybody's namespace
 
 
 def runtime_root() -> Path:
@@ -97,6 +99,8 @@ class Home:
                 self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
                 write_private(self.path / "format", f"{FORMAT}\n".encode())
                 if not self.toml.exists():
+                    from ipos.node.settings import document
+
                     write_private(self.toml, document().encode())
             for directory in (self.path, self.handed, *(self.path / name for name in ("keys", "work", "env", "home"))):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -167,4 +171,6 @@ class Home:
 
     def settings(self) -> Settings:
         """What ipos.toml says."""
+        from ipos.node.settings import read
+
         return read(self.toml)

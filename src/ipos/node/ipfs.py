@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -96,6 +97,11 @@ class CidFile(File):
         if self.qid.type & SYMLINK:
             return Attr(stat.S_IFLNK | 0o777, len(self._node.data))
         return Attr(stat.S_IFREG | 0o444, self._node.size)
+
+    async def readlink(self) -> str:
+        if self._node is None or not self.qid.type & SYMLINK:
+            raise Refused("this is not a symbolic link", errno.EINVAL)
+        return os.fsdecode(self._node.data)
 
     async def open(self, caller: Caller, flags: int) -> Handle:
         if writable(flags):

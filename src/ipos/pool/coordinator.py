@@ -200,14 +200,10 @@ class Coordinator:
         self._place_due = True
         self._wake.set()
 
-    def kill(self, job: Job, row: Row) -> None:
-        """The task ends, and what was kept to go on with goes."""
-        self._apply(job, row, t.Cancel(self.clock.now()))
-        self.keeping.forget(job, row)
-        self._step_job(job, j.TaskEnded("cancelled", False, self.clock.wall()))
-
-    def hand_over(self, job: Job, row: Row) -> None:
-        """A suspended task goes on elsewhere: it is none of this job any more."""
+    def end(self, job: Job, row: Row, where: str = "") -> None:
+        """The task is none of this job any more: it was handed over (`where`: in words, for its owner), or killed."""
+        if where:
+            job.info.handed[row.i] = where
         self._apply(job, row, t.Cancel(self.clock.now()))
         self.keeping.forget(job, row)
         self._step_job(job, j.TaskEnded("cancelled", False, self.clock.wall()))
@@ -237,7 +233,8 @@ class Coordinator:
         """From a job that had the pool for itself and no mishap: how much longer it took than its tasks alone explain."""
         alone = not any(isinstance(other.state, j.Working) for other in self.jobs.values())
         smooth = state.counts.done == state.counts.total <= estimate.LESSON_TASKS
-        if not alone or not smooth or state.counts.from_store or job.info.moved or job.info.rested or job.spec.hold:
+        mishap = job.info.moved or job.info.tried_again or job.info.rested
+        if not alone or not smooth or state.counts.from_store or mishap or job.spec.hold:
             return
         program = job.rows[0].task.program
         offers = [member.offer(0) for member in self.members.values()]
@@ -329,7 +326,9 @@ class Coordinator:
                 if isinstance(row.state, t.Leased) and row.state.lease.id == id:
                     self._deal(job, row, self.members[node], id)
             case t.Queue(_, reason, wasted):
-                if reason != t.TAKEN_BACK:
+                if reason == t.TRIED_AGAIN:
+                    job.tried_again(row)
+                elif reason != t.TAKEN_BACK:
                     job.moved(row, reason, wasted)
                 self._place_due = True
                 self._wake.set()

@@ -19,6 +19,7 @@ from ipos.pool import data, saves
 from ipos.pool import holder as h
 from ipos.pool.execute import Executor
 from ipos.pool.held import Held, process_name
+from ipos.pool.image import called
 from ipos.pool.journal import Journal, Offload
 from ipos.pool.offering import Offering, figures, saved, stopped
 from ipos.pool.pinning import Pinning
@@ -380,7 +381,7 @@ class Holding:
         return {
             "pid": self.name(held),
             "task": c.text(held.task_cid),
-            "name": held.deal.task.name,
+            "name": called(held.deal.task),
             "job": held.deal.job,
             "state": held.word,
             "seconds": round(self.clock.now() - held.began, 1) if held.began is not None else 0.0,

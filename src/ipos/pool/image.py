@@ -23,6 +23,7 @@ from blake3 import blake3
 
 from ipos.pool.journal import Offload
 from ipos.pool.native.environment import installed
+from ipos.pool.records import Task
 from ipos.pool.saves import Holds, add_packed
 from ipos.store import cid as c
 from ipos.store import unixfs
@@ -44,6 +45,11 @@ COMMON: Final = tuple(
 """What the image of every script has imported."""
 MODULE: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 BUILD_S: Final = 600.0
+
+
+def called(task: Task) -> str:
+    """What people call a task's program: the script, not the interpreter that runs it."""
+    return task.args[0] if task.name == NAME and task.args else task.name
 
 
 async def python_image(images: Path, say: Callable[[str], None]) -> Path:

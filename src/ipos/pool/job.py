@@ -131,5 +131,6 @@ def _task_ended(state: Working, event: TaskEnded) -> Answer:
 @job.on(Working, Cancel, to=Stopped)
 def _cancelled(state: Working, event: Cancel) -> Answer:
     old = state.counts
-    counts = Counts(old.total, old.done, old.failed, old.given_up, old.total - old.ended, old.from_store)
+    cancelled = old.cancelled + old.total - old.ended
+    counts = Counts(old.total, old.done, old.failed, old.given_up, cancelled, old.from_store)
     return Stopped(counts, event.wall), [CancelTasks(), Close()]

@@ -94,6 +94,8 @@ class Note(msgspec.Struct):
 
     estimate_s: float | None = None
     moved: int = 0
+    tried_again: int = 0
+    handed: dict[int, str] = msgspec.field(default_factory=dict[int, str])  # where tasks went on, by index
     resumed: int = 0
     repeated_s: float = 0.0
     sizes: dict[str, int] = msgspec.field(default_factory=dict[str, int])
@@ -170,6 +172,11 @@ class Job:
         self.info.moved += 1
         self.info.repeated_s += wasted
         self.emit({"event": "moved", "i": row.i, "name": row.name, "reason": reason, "wasted_s": round(wasted, 2)})
+
+    def tried_again(self, row: Row) -> None:
+        """A program that failed is run once more, as the job asked."""
+        self.info.tried_again += 1
+        self.emit({"event": "tried-again", "i": row.i, "name": row.name})
 
     def say(self, row: Row | None, text: str) -> None:
         if row is None:
@@ -252,13 +259,15 @@ class Job:
             "done": counts.done,
             "failed": counts.failed,
             "given_up": counts.given_up,
-            "cancelled": counts.cancelled,
+            "cancelled": counts.cancelled - len(self.info.handed),
+            "handed_over": len(self.info.handed),
             "from_store": counts.from_store,
             "running": running,
             "suspended": sum(isinstance(row.state, t.Suspended) for row in self.rows) if not self.over else 0,
             "held": sum(isinstance(row.state, t.Held) for row in self.rows) if not self.over else 0,
             "paused": sum(row.word in ("paused", "pausing") for row in self.rows) if not self.over else 0,
             "moved": self.info.moved,
+            "tried_again": self.info.tried_again,
             "resumed": self.info.resumed,
             "repeated_s": round(self.info.repeated_s, 2),
             "estimate_s": self.info.estimate_s,
@@ -290,6 +299,8 @@ class Job:
             out["save_work"] = row.save.work if row.save is not None else 0
         elif isinstance(state, t.GivenUp):
             out["reason"] = state.reason
+        elif row.i in self.info.handed:
+            out |= {"state": "handed-over", "reason": self.info.handed[row.i]}
         return out
 
     def why(self, row: Row) -> str:
@@ -319,6 +330,8 @@ class Job:
         elif isinstance(state, t.Suspended):
             at = f"at {row.save.work / 1e9:.2f} Gop" if row.save is not None else "before it was saved"
             lines.append(f"{head} is suspended {at}: ipos resume {self.id}.{row.i} goes on")
+        elif isinstance(state, t.Cancelled) and row.i in self.info.handed:
+            lines.append(f"{head} was handed over: {self.info.handed[row.i]}")
         elif isinstance(state, t.Held):
             where = f"/job/{self.id}/{row.i}"
             until = f"{where}/stdin is written and closed" if self.open_stdin else f"start is written to {where}/ctl"

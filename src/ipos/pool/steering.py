@@ -68,7 +68,7 @@ class Steering:
                 await self.save(job, row)
             case ["kill"]:
                 self._open(job, row)
-                self.coordinator.kill(job, row)
+                self.coordinator.end(job, row)
             case ["handover", *_] if path := _path(line):
                 await self._to_file(job, row, path, local)
             case ["limit", what, value]:

@@ -20,6 +20,7 @@ from ipos.pool.machine import Answer, Event, Instruction, Machine, State
 from ipos.wire import limits
 
 TAKEN_BACK = "taken back before it began: another node was free sooner"
+TRIED_AGAIN = "the program failed, the job asked to try again"
 
 
 class Past(State, frozen=True):
@@ -251,7 +252,7 @@ def _resulted(state: Leased, event: Resulted) -> Answer:
     if event.id != state.lease.id:
         rest.append(Recall(state.lease.id, state.lease.node))
     elif event.retry:
-        past = Past(event.node, "the program failed, the job asked to try again", False, event.wall_s)
+        past = Past(event.node, TRIED_AGAIN, False, event.wall_s)
         return Pending(state.attempt, (*state.past, past)), [*rest, Queue(past.node, past.reason, past.wasted_s)]
     return _done(state, event), [*rest, Deliver(event.result, event.ok)]
 

@@ -119,11 +119,18 @@ def chance(seats: int, lie: float = LIE) -> float:
     return sum(comb(seats, k) * lie**k * (1 - lie) ** (seats - k) for k in range(seats // 2 + 1, seats + 1))
 
 
-def assumed(seats: int) -> str:
-    """The assumption of `chance`, in words that stand before it."""
+def left(seats: int, agreed: int, lie: float = LIE) -> float:
+    """The same once it is known that `agreed` of `seats` came to this result: either they lied and the others did not, or the other way
+    round. Small where all agree, and more than `chance` where a bare majority does."""
+    wrong = lie**agreed * (1 - lie) ** (seats - agreed)
+    return wrong / (wrong + (1 - lie) ** agreed * lie ** (seats - agreed))
+
+
+def assumed(seats: int, agreed: int) -> str:
+    """The assumption of `chance` and `left`, in words that stand before the second."""
     return (
-        f"chance that a wrong result is left if each of {seats} workers lies once in {round(1 / LIE)} times, apart from the others, "
-        "and all liars say the same"
+        f"chance that a wrong result is left, now that {agreed} of {seats} agree, if each of them lies once in {round(1 / LIE)} times, "
+        "apart from the others, and all liars say the same"
     )
 
 
@@ -141,8 +148,8 @@ def describe_verification(store: BlockStore, result: Result) -> str:
     found = decode(Verification, store.get(cid))
     said = {
         "record": c.text(cid), "seats": found.seats, "agreed": found.agreed, "root": found.root, "work": found.work,
-        "extra_work": round(found.total / max(1, found.work) - 1, 4), "left_wrong": round(chance(found.seats), 6),
-        "assuming": assumed(found.seats), "guards": LOCAL, "deviated": [_described(one) for one in found.verdicts],
+        "extra_work": round(found.total / max(1, found.work) - 1, 4), "left_wrong": round(left(found.seats, found.agreed), 6), "left_wrong_before": round(chance(found.seats), 6),
+        "assuming": assumed(found.seats, found.agreed), "guards": LOCAL, "deviated": [_described(one) for one in found.verdicts],
         "told": found.told,
     }  # fmt: skip
     return json.dumps(said) + "\n"

@@ -223,6 +223,13 @@ class EngineRun:
         except OSError as error:
             return Ran(fault=f"its output cannot be stored: {error}")
         note = report.note
+        limit = self._plan.output_bytes
+        printed = sum(path.stat().st_size for path in (self._places.stdout, self._places.stderr) if path.exists())
+        if (
+            report.exit and printed >= limit
+        ):  # a write was short, then ENOSPC: the program ended with its own words for that
+            full = f"it had printed the {limit / (1 << 20):g} MiB that it may (allow more with --max-output)"
+            note = "; ".join(filter(None, [note, full]))
         if self._deaths:
             note = "; ".join(
                 filter(None, [note, f"its worker was killed {self._deaths} times and went on from its save"])

@@ -38,6 +38,7 @@ walk_names = 16
 name_bytes = 255
 symlink_bytes = 4095
 xattr_bytes = 64 * KiB
+handshake_s = 10.0  # of a WebSocket, until 9P may begin
 locks_per_file = 1024
 ctl_line_bytes = 64 * KiB
 job_spec_bytes = 16 * MiB

@@ -28,7 +28,10 @@ wrong_passphrase_most_s = 60.0  # the longest pause after wrong passphrases; it 
 
 # 9P
 msize_bytes = 1 * MiB + 24
+msize_least_bytes = 256
 fids_per_session = 4096
+directory_entries = 1 << 20  # that a client takes of one directory
+line_bytes = 16 * MiB  # of one line that a client reads
 file_offset = (1 << 63) - 1
 requests_in_flight = 256
 requests_waiting = 1024  # behind those in flight; then the server reads no more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +12,7 @@ from ipos.tree.file import DIRECTORY, Qid
 from ipos.tree.ninep.codec import DIRENT, ProtocolError
 from ipos.tree.ninep.stat import unpack
 from ipos.wire import limits
+from ipos.wire.errors import Refused
 
 if TYPE_CHECKING:
     from ipos.tree.ninep.client import Client
@@ -87,7 +89,7 @@ class OpenFile:
         self.stop()
         view, room = memoryview(data), self.client.msize - IO_HEAD
         while view:
-            taken = await self.write_at(self.offset, bytes(view[:room]))
+            taken = took(await self.write_at(self.offset, bytes(view[:room])))
             self.offset += taken
             view = view[taken:]
 
@@ -97,20 +99,26 @@ class OpenFile:
         while piece := await self.read(64 * limits.KiB):
             *whole, rest = (rest + piece).split(b"\n")
             for line in whole:
-                yield line.decode()
+                yield line.decode(errors="replace")
+            if len(rest) > limits.line_bytes:
+                raise Refused(f"a line of more than {limits.line_bytes} bytes", errno.EMSGSIZE)
         if rest:
-            yield rest.decode()
+            yield rest.decode(errors="replace")
 
     async def entries(self, block: bytes | None = None) -> list[Entry]:
-        """Of a directory; `block` is the answer to its first read if that has been made."""
-        if not self.client.dialect.linux:
-            return await self._entries_2000(block)
+        """Of a directory, at most `limits.directory_entries`; `block` is the answer to its first read if that has been made."""
+        try:
+            return await (self._entries_linux(block) if self.client.dialect.linux else self._entries_2000(block))
+        except ProtocolError as error:
+            raise self.client.broken(error) from None
+
+    async def _entries_linux(self, block: bytes | None) -> list[Entry]:
         out, room = list[Entry](), self.client.msize - IO_HEAD
         if block is None:
             block = await self._readdir(0, room)
         while block:
             found = _entries(block)
-            out += [entry for _, entry in found]
+            _bounded(out, [entry for _, entry in found])
             if self.whole and len(block) + DIRENT.size + _NAME_MOST <= room:
                 break  # another entry would have been in it
             block = await self._readdir(found[-1][0], room)
@@ -126,12 +134,26 @@ class OpenFile:
         else:
             self.offset = len(block)
         while block:
-            at = 0
+            at, found = 0, list[Entry]()
             while at < len(block):
                 one, at = unpack(block, at, u=self.client.dialect.version == "9P2000.u")
-                out.append(Entry(one.name, one.qid))
+                found.append(Entry(one.name, one.qid))
+            _bounded(out, found)
             block = await self.read(64 * limits.KiB)
         return out
+
+
+def _bounded(out: list[Entry], found: list[Entry]) -> None:
+    out += found
+    if len(out) > limits.directory_entries:
+        raise Refused(f"a directory of more than {limits.directory_entries} entries", errno.EFBIG)
+
+
+def took(count: int) -> int:
+    """What a write took of some bytes; `Refused` if that was nothing: it would be asked again for ever."""
+    if not count:
+        raise Refused("the server takes no more of what is written", errno.EIO)
+    return count
 
 
 def _entries(block: bytes) -> list[tuple[int, Entry]]:

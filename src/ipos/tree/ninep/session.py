@@ -180,7 +180,7 @@ class Session:
         """version(5): of the versions we know the highest that is not above what was asked; a suffix we do not know is cut off."""
         self.msize = min(msize, limits.msize_bytes)
         known = version if version in ALL else version.split(".", maxsplit=1)[0]
-        if known not in ALL or self.msize < 256:
+        if known not in ALL or self.msize < limits.msize_least_bytes:
             return self.msize, "unknown"
         self.dialect, self._table = ALL[known], _tables()[known]
         return self.msize, known

@@ -181,7 +181,9 @@ def test_versions() -> None:
         assert await talk.ask("Tversion", 1 << 30, "9P2000.L.ipos") == (limits.msize_bytes, "9P2000.L.ipos")
         assert await talk.ask("Tversion", 8192, "9P2000.x") == (8192, "9P2000")
         assert await talk.ask("Tversion", 8192, "8P") == (8192, "unknown")
-        assert await talk.ask("Tversion", 100, "9P2000.L") == (100, "unknown")
+        least = limits.msize_least_bytes
+        assert await talk.ask("Tversion", least - 1, "9P2000.L") == (least - 1, "unknown")
+        assert await talk.ask("Tversion", least, "9P2000.L") == (least, "9P2000.L")
 
     asyncio.run(main())
 

@@ -77,6 +77,7 @@ class Member:
         self.ours = 0
         self.hear_s = limits.beat_s  # how often it is to hear of us
         self.connected = False
+        self.client: Client | None = None  # control's, while connected
         self.bulk = bulk
         self.answer_s: float | None = None  # how long the last line to its /proc/ctl took to be answered
         self.last_heard: float | None = None
@@ -147,6 +148,7 @@ class Member:
             except (OSError, TimeoutError) as error:
                 self.why_not = str(error)
             else:
+                self.client = client
                 try:
                     async with asyncio.TaskGroup() as group:
                         reader = group.create_task(self._read(client))
@@ -157,6 +159,7 @@ class Member:
                     self.why_not = str(errors.exceptions[0])
                     log.info("%s: %s", self.name, self.why_not)
                 finally:
+                    self.client = None
                     client.close()
                     failures = 0 if self.connected else failures
                     self._end()

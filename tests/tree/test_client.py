@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from nine import ME
 
-from ipos.tree.file import Caller, File
+from ipos.tree.file import Caller, File, Qid
 from ipos.tree.local import local
 from ipos.tree.ninep.client import Client, OpenFile, Unsure, connect_unix
-from ipos.tree.ninep.codec import ALL, HEAD, Framer
+from ipos.tree.ninep.codec import ALL, DIRENT, HEAD, Framer
+from ipos.tree.ninep.stat import Stat
 from ipos.tree.ninep.transport import ServerProtocol, serve_unix
 from ipos.tree.remote import RemoteHandle, remote
 from ipos.tree.synthetic import Dir, Events, Text
@@ -298,3 +299,77 @@ def test_whole_is_only_believed_of_our_own_dialect() -> None:
     assert not Client("9P2000.L.ipos").is_whole((None, 0))
     assert not Client("9P2000.L").is_whole((None, 8192))
     assert not OpenFile(Client("9P2000.L"), 1).whole
+
+
+def hostile(answer: Callable[[str, tuple[Any, ...]], tuple[str, tuple[Any, ...]]], version: str) -> Client:
+    """A client whose server is a function."""
+    client, dialect = Client(version), ALL[version]
+
+    class Server(asyncio.Transport):
+        def write(self, data: Any) -> None:
+            for message in Framer(limits.msize_bytes).feed(data):
+                _, code, tag = HEAD.unpack_from(message)
+                row = dialect.by_code[code]
+                name, values = answer(row.name, row.decode(message))
+                body = dialect.by_name[name].encode(tag, *values)
+                asyncio.get_running_loop().call_soon(client.data_received, body)
+
+        def is_closing(self) -> bool:
+            return False
+
+        def abort(self) -> None:
+            asyncio.get_running_loop().call_soon(client.connection_lost, None)
+
+    client.connection_made(Server())
+    return client
+
+
+@pytest.mark.parametrize("version", ["9P2000.L.ipos", "9P2000"])
+def test_a_server_without_end(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that it answers makes a call go on for ever or keep without bound."""
+    monkeypatch.setattr(Client, "entries_most", 1000)
+    monkeypatch.setattr(limits, "line_bytes", 100_000)
+    qid = Qid(0, 0, 1)
+    said = {
+        "Tversion": ("Rversion", (8192, version)), "Tattach": ("Rattach", (qid,)), "Topen": ("Ropen", (qid, 0)), "Tlopen": ("Rlopen", (qid, 0)),
+        "Tcreate": ("Rcreate", (qid, 0)), "Tlcreate": ("Rlcreate", (qid, 0)), "Tclunk": ("Rclunk", ()), "Twrite": ("Rwrite", (0,)),
+    }  # fmt: skip
+    entry = DIRENT.pack(0, 0, 1, 1, 0, 1) + b"x"
+    block = b"".join([entry] * 30) if version != "9P2000" else b"".join([Stat(qid, 0, 0, 0, 0, "x").pack()] * 30)
+    data = {"now": block}
+
+    def answer(name: str, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+        if name == "Twalk":
+            return "Rwalk", ((qid,) * len(values[2]),)
+        if name in ("Tread", "Treaddir"):
+            return "R" + name[1:], (data["now"][: values[2]],)
+        return said[name]
+
+    async def main() -> None:
+        client = await hostile(answer, version).attach()
+        with pytest.raises(Refused, match="more than 1000 entries"):
+            await client.ls("/d")
+        data["now"] = b"x" * 8000
+        async with client.open("/f") as file:
+            with pytest.raises(Refused, match="a line of more than 100000 bytes"):
+                await anext(file.lines())
+        with pytest.raises(Refused, match="takes no more"):
+            await client.write("/f", b"text")
+        with pytest.raises(Refused, match="takes no more"):
+            await client.create("/f", b"text")
+        data["now"] = b"y" * 7
+        with pytest.raises(Gone, match="does not speak 9P"):
+            await client.ls("/d")  # what is read is no entry
+
+    async def claims(name: str, reply: tuple[Any, ...], call: Callable[[Client], Awaitable[Any]]) -> None:
+        client = await hostile(lambda n, v: ("R" + n[1:], reply) if n == name else answer(n, v), version).attach()
+        with pytest.raises(Gone, match="does not speak 9P"):
+            await call(client)
+
+    asyncio.run(main())
+    asyncio.run(claims("Twrite", (5,), lambda client: client.write("/f", b"text")))
+    asyncio.run(claims("Tread", (bytes(8000),), lambda client: client.read_once("/f", 100)))
+    asyncio.run(claims("Twalk", ((qid,) * 3,), lambda client: client.read("/a/b")))
+    for msize in (0, 24, limits.msize_bytes + 1):
+        with pytest.raises(Gone, match=f"an msize of {msize}"):
+            asyncio.run(hostile(lambda n, v: ("Rversion", (msize, version)), version).attach())  # noqa: B023

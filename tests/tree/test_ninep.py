@@ -19,6 +19,7 @@ from ipos.tree.local import local
 from ipos.tree.ninep.client import Client, connect_unix
 from ipos.tree.ninep.codec import ALL, Framer, Message, ProtocolError
 from ipos.tree.ninep.transport import ServerProtocol, serve_unix
+from ipos.tree.ninep.websocket import connect_websocket, serve_websocket
 from ipos.tree.remote import remote
 from ipos.tree.synthetic import Clone, Dir, Events, Text
 from ipos.wire import limits
@@ -31,6 +32,7 @@ KINDS = {
     "s": st.text(max_size=20), "d": st.binary(max_size=50), "b": st.binary(max_size=50),
     "q": st.builds(Qid, st.integers(0, 255), st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 64) - 1)),
 }  # fmt: skip
+SECRET = "s" * 43
 KINDS["s*"] = st.lists(KINDS["s"], max_size=4).map(tuple)
 KINDS["q*"] = st.lists(KINDS["q"], max_size=4).map(tuple)
 
@@ -60,9 +62,9 @@ def test_framer(bodies: list[bytes], data: st.DataObject) -> None:
 
 
 def world(story: Callable[[Client, dict[str, File], Path], Awaitable[None]]) -> None:
-    """Runs a story against a small tree on a unix socket; afterwards nothing may be left under way."""
+    """Runs a story against a small tree, by a unix socket and by WebSocket; afterwards nothing may be left under way."""
 
-    async def main() -> None:
+    async def main(websocket: bool) -> None:
         with tempfile.TemporaryDirectory(prefix="t9") as scratch:
             directory = Path(scratch)
             (directory / "disk").mkdir()
@@ -78,19 +80,25 @@ def world(story: Callable[[Client, dict[str, File], Path], Awaitable[None]]) -> 
                 return protocols[-1]
 
             server = await serve_unix(directory / "s", make)
-            client = await connect_unix(directory / "s")
+            page = await serve_websocket("127.0.0.1:0", make, SECRET)
+            port = page.sockets[0].getsockname()[1]
+            client = await (
+                connect_websocket(f"ws://127.0.0.1:{port}/9p/{SECRET}") if websocket else connect_unix(directory / "s")
+            )
             try:
                 await story(client, files, directory)
             finally:
                 client.close()
                 server.close()
+                page.close()
                 for _ in range(100):
                     if not any(p.session.busy or p.session.fids for p in protocols):
                         break
                     await asyncio.sleep(0.01)
             assert [(p.session.busy, p.session.fids) for p in protocols if p.session.busy or p.session.fids] == []
 
-    asyncio.run(main())
+    asyncio.run(main(websocket=False))
+    asyncio.run(main(websocket=True))
 
 
 def test_sentences_travel() -> None:

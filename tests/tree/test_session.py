@@ -160,7 +160,7 @@ def test_walks_from_one_fid_and_its_clunk() -> None:
 def test_errors_of_each_dialect() -> None:
     async def main() -> None:
         for dialect, want in (
-            ("9P2000", ("Rerror", "nope: no such file")),
+            ("9P2000", ("Rerror", "No such file or directory")),  # the text by which Linux knows ENOENT
             ("9P2000.u", ("Rerror", "nope: no such file", errno.ENOENT)),
             ("9P2000.L", ("Rlerror", errno.ENOENT)),
             ("9P2000.L.ipos", ("Rlerror", errno.ENOENT, "nope: no such file")),
@@ -181,7 +181,9 @@ def test_versions() -> None:
         assert await talk.ask("Tversion", 1 << 30, "9P2000.L.ipos") == (limits.msize_bytes, "9P2000.L.ipos")
         assert await talk.ask("Tversion", 8192, "9P2000.x") == (8192, "9P2000")
         assert await talk.ask("Tversion", 8192, "8P") == (8192, "unknown")
-        assert await talk.ask("Tversion", 100, "9P2000.L") == (100, "unknown")
+        least = limits.msize_least_bytes
+        assert await talk.ask("Tversion", least - 1, "9P2000.L") == (least - 1, "unknown")
+        assert await talk.ask("Tversion", least, "9P2000.L") == (least, "9P2000.L")
 
     asyncio.run(main())
 

@@ -19,6 +19,7 @@ from ipos.identity.private import write_private
 from ipos.identity.typed import RunKey
 from ipos.net import join
 from ipos.net.engine import NetEngine
+from ipos.node.bulk import Bulk
 from ipos.node.home import BARE, runtime_root
 from ipos.node.joining import Joining
 from ipos.node.submitting import Submissions
@@ -83,6 +84,7 @@ class Node:
         self.found: dict[str, tuple[str, ...]] = {}
         self.addresses: dict[str, tuple[str, ...]] = {}
         self.clients: dict[str, Client] = {}
+        self._bulk = Bulk(self._dial)
         self._run_key = run_key
         self._machine = machine
         self._name = name
@@ -190,7 +192,8 @@ class Node:
             local = machine.peer == self.net.peer
             member = Member(
                 node=machine.peer, name=machine.name, machine=machine.machine, local=local, listener=self.coordinator,
-                connect=lambda peer=machine.peer: self._connect(peer), clock=self.clock,
+                connect=lambda peer=machine.peer: self._connect(peer), bulk=lambda peer=machine.peer: self.client_of(peer),
+                clock=self.clock,
             )  # fmt: skip
             self.coordinator.join(member)
             self._members[machine.peer] = self.spawn(member.run())
@@ -203,17 +206,22 @@ class Node:
         return await connect_inside(ServerProtocol(self.trees.attach, self.me), BARE)
 
     async def _connect(self, peer: str) -> Client:
-        if peer == self.net.peer:
-            client = await self.local_client()
-        else:
-            known = (*self.addresses.get(peer, ()), *self.found.get(peer, ()))
-            _, protocol = await self.net.dial(peer, NINEP, Client, tuple(dict.fromkeys(known)))
-            assert isinstance(protocol, Client)
+        client = await self._dial(peer)
+        if peer != self.net.peer:
             async with asyncio.timeout(10):
-                client = await protocol.attach()
                 await self._compare(client)
         self.clients[peer] = client
         return client
+
+    async def _dial(self, peer: str) -> Client:
+        """A session of its own with a machine, this one included."""
+        if peer == self.net.peer:
+            return await self.local_client()
+        known = (*self.addresses.get(peer, ()), *self.found.get(peer, ()))
+        _, protocol = await self.net.dial(peer, NINEP, Client, tuple(dict.fromkeys(known)))
+        assert isinstance(protocol, Client)
+        async with asyncio.timeout(10):
+            return await protocol.attach()
 
     async def _compare(self, client: Client) -> None:
         """On a new connection both sides end with the higher list, and learn where the others are."""
@@ -234,13 +242,13 @@ class Node:
                 member.nudge()
 
     async def client_of(self, peer: str) -> Client:
-        """The open connection to another node, for /n."""
-        client = self.clients.get(peer)
-        if client is None or client.lost is not None:
+        """The session for /n and whatever else may be large, while the machine is in reach."""
+        control = self.clients.get(peer)
+        if control is None or control.lost is not None:
             member = self.coordinator.members.get(peer)
             why = member.why_not if member is not None else "it is no machine of this account"
             raise Gone(f"{self.names().get(peer, peer)} is out of reach: {why}")
-        return client
+        return await self._bulk.client(peer)
 
     def fetched(self, loop: asyncio.AbstractEventLoop) -> Callable[[bytes], bytes | None]:
         """Fetches a block, in a thread, from the machines of the pool that are in reach."""
@@ -325,3 +333,4 @@ class Node:
         for client in self.clients.values():
             client.close()
         self.trees.srv.close()
+        self._bulk.close()

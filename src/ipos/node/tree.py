@@ -200,6 +200,7 @@ class Trees:
                 "connected": member.connected,
                 "last_seen_s": round(now - member.last_heard, 1) if member.last_heard is not None else None,
                 "why_not": None if member.connected else member.why_not,
+                "answer_ms": round(1000 * member.answer_s, 1) if member.answer_s is not None else None,
                 "machine": member.beat.machine or member.machine,
                 "cores": member.beat.cores,
                 "slots": member.beat.slots,

@@ -398,10 +398,10 @@ class Coordinator:
         state = row.state
         if isinstance(state, t.Leased) and isinstance(state.lease, l.Running):
             member = self.members.get(state.lease.node)
-            if member is not None and member.client is not None:
+            if member is not None:
                 path = f"/proc/{process_name(state.lease.id, self.node)}/{which}"
                 try:
-                    async with member.client.open(path) as file:
+                    async with (await member.bulk()).open(path) as file:
                         if piece := await file.read_at(offset, count):
                             return piece
                 except OSError as error:

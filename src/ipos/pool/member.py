@@ -54,7 +54,7 @@ class Beat(NamedTuple):
 
 
 class Member:
-    """`connect` gives a client attached to the node's tree, or raises `Gone`."""
+    """`connect` gives a client attached to the node's tree, or raises `Gone`; so does `bulk`, another one, for what may be large."""
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class Member:
         machine: str,
         local: bool,
         connect: Callable[[], Awaitable[Client]],
+        bulk: Callable[[], Awaitable[Client]],
         listener: Listener,
         clock: Clock,
     ) -> None:
@@ -76,7 +77,9 @@ class Member:
         self.ours = 0
         self.hear_s = limits.beat_s  # how often it is to hear of us
         self.connected = False
-        self.client: Client | None = None  # while connected
+        self.client: Client | None = None  # control's, while connected
+        self.bulk = bulk
+        self.answer_s: float | None = None  # how long the last line to its /proc/ctl took to be answered
         self.last_heard: float | None = None
         self.why_not = "not reached yet"
         self._connect = connect
@@ -199,7 +202,9 @@ class Member:
             batch, self._outbox = self._outbox, []
             lines = [m for m in batch if isinstance(m, str)]
             if lines:
+                began = self._clock.now()
                 await client.write("/proc/ctl", ("\n".join(lines) + "\n").encode())
+                self.answer_s = self._clock.now() - began
             deals = [m for m in batch if isinstance(m, Deal)]
             await asyncio.gather(*(self._write_deal(client, deal) for deal in deals))
 

@@ -7,6 +7,7 @@ closed at both ends, as the real network process does when pings go unanswered. 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -29,6 +30,7 @@ class Wires:
         self.dice = dice
         self.nets: dict[str, MemoryNet] = {}
         self.cut: set[frozenset[str]] = set()
+        self.stream_bytes_s = math.inf  # of each stream in each direction: they share a connection fairly
 
     def open(self, a: str, b: str) -> bool:
         """Whether a message can pass now."""
@@ -50,6 +52,7 @@ class _End(asyncio.Transport):
         self.twin: _End | None = None
         self.queue: deque[tuple[float, bytes | None]] = deque()
         self.moving = False
+        self.sent_at = 0.0  # when the last byte of what is queued has left
         self.closed = False
         self.reading = asyncio.Event()
         self.reading.set()
@@ -59,7 +62,9 @@ class _End(asyncio.Transport):
             self._push(bytes(data))
 
     def _push(self, data: bytes | None) -> None:
-        self.queue.append((asyncio.get_running_loop().time() + self.wires.delay(), data))
+        now = asyncio.get_running_loop().time()
+        self.sent_at = max(now, self.sent_at) + len(data or b"") / self.wires.stream_bytes_s
+        self.queue.append((self.sent_at + self.wires.delay(), data))
         if not self.moving:
             self.moving = True
             self.wires.nets[self.me].spawn(self._move())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,6 +33,28 @@ def _changes(name: str, values: tuple[Any, ...]) -> bool:
     return name in _MUTATIONS or bool(truncates)
 
 
+_COUNTED = {
+    "Rread",
+    "Rreaddir",
+    "Rwrite",
+    "Rwalk",
+}  # their first field is, or has, as much as the last of the request allows
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else len(value)
+
+
+def _errno(number: int) -> int:
+    """What a server says, as far as it can be one."""
+    return number if 0 < number < 4096 else errno.EIO
+
+
+def _failed(future: asyncio.Future[Any], error: OSError) -> None:
+    future.set_exception(error)
+    future.exception()  # who asked may have given up when he asked for something else: no cause for a word in the log
+
+
 def first_error(answers: Sequence[Any]) -> None:
     """Raise what went wrong: what is unsure before what is not."""
     errors = [answer for answer in answers if isinstance(answer, BaseException)]
@@ -49,9 +72,8 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._framer = Framer(limits.msize_bytes)
         self._transport: asyncio.Transport | None = None
-        self._waiting: dict[int, tuple[asyncio.Future[tuple[Any, ...]], str, bool]] = {}
+        self._waiting: dict[int, tuple[asyncio.Future[tuple[Any, ...]], str, bool, int]] = {}
         self._tags = list(range(1024, 0, -1))
-        self._tag_free = asyncio.Event()
         self._fids = list(range(limits.fids_per_session - 1, 0, -1))
         self._writable = asyncio.Event()
         self._writable.set()
@@ -68,49 +90,57 @@ class Connection(asyncio.Protocol):
             for message in self._framer.feed(data):
                 self._received(message)
         except ProtocolError as error:
+            self.broken(error)
+
+    def broken(self, error: ProtocolError) -> Gone:
+        """End a connection whose server does not keep the rules; what to raise."""
+        if self.lost is None:
             self.lost = Gone(f"the server does not speak 9P: {error}")
-            if self._transport is not None:
-                self._transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
+        return Gone(str(self.lost))
 
     def _received(self, message: memoryview) -> None:
+        """One answer. `ProtocolError`: it is none, and who waits for it is told with the others, when the connection is cut."""
         _, code, tag = HEAD.unpack_from(message)
         row = self.dialect.by_code.get(code)
-        waiting = self._waiting.pop(tag, None)
+        waiting = self._waiting.get(tag)
         if row is None or waiting is None:
             raise ProtocolError(f"an answer (message {code}, tag {tag}) to nothing")
-        future, name, _ = waiting
-        if tag != NOTAG:
-            self._tags.append(tag)
-        self._tag_free.set()
-        try:
-            values: tuple[Any, ...] = row.decode(message)
-        except ProtocolError:
-            self._waiting[tag] = waiting  # it is told with the others, when the connection is cut
-            raise
+        future, name, _, most = waiting
+        if row.name not in ("R" + name[1:], "Rlerror", "Rerror"):
+            raise ProtocolError(f"{row.name} answers {name}")
+        values: tuple[Any, ...] = row.decode(message)
+        if row.name in _COUNTED and (count := _count(values[0])) > most:
+            raise ProtocolError(f"{row.name} with {count} where {most} was asked for")
+        self._answered(tag)
         if future.done():
             return
         if row.name == "Rlerror":
-            sentence: str = values[-1] if len(row.fields) > 1 else os.strerror(values[0])
-            future.set_exception(Refused(sentence, values[0]))
+            sentence: str = values[-1] if len(row.fields) > 1 else os.strerror(_errno(values[0]))
+            _failed(future, Refused(sentence, _errno(values[0])))
         elif row.name == "Rerror":
-            known = errno.ENOENT if "no such" in str(values[0]) else errno.EIO
-            future.set_exception(Refused(values[0], known))
-        elif row.name != "R" + name[1:]:
-            raise ProtocolError(f"{row.name} answers {name}")
+            known = errno.ENOENT if "no such" in str(values[0]).lower() else errno.EIO
+            _failed(future, Refused(values[0], known))
         else:
             future.set_result(values)
+
+    def _answered(self, tag: int) -> None:
+        """The tag may be used again, but for that of Tversion, which is no other request's."""
+        del self._waiting[tag]
+        if tag != NOTAG:
+            self._tags.append(tag)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         if self.lost is None:
             self.lost = Gone("the connection ended" + (f": {exc}" if exc else ""))
         waiting, self._waiting = self._waiting, {}
-        for future, name, changes in waiting.values():
+        for future, name, changes, _ in waiting.values():
             if future.done():
                 continue
             unsure = Unsure(f"{self.lost}; what was asked ({name[1:]}) may have happened, and is not asked again")
-            future.set_exception(unsure if changes else Gone(str(self.lost)))
-        self._tag_free.set()
+            _failed(future, unsure if changes else Gone(str(self.lost)))
         self._writable.set()
         if self._on_lost is not None:
             self._on_lost()
@@ -148,10 +178,16 @@ class Connection(asyncio.Protocol):
         row = self.dialect.by_name.get(name)
         if row is None:
             raise Refused(f"{self.dialect.version} has no {name}", errno.EOPNOTSUPP)
-        tag = NOTAG if name == "Tversion" else self._tags.pop()
+        tag = NOTAG if name == "Tversion" else self._tags[-1]
+        try:
+            body = row.encode(tag, *values)
+        except (struct.error, UnicodeEncodeError) as error:
+            raise Refused(f"what 9P cannot carry: {error}", errno.EINVAL) from None
+        if tag != NOTAG:
+            self._tags.pop()
         future: asyncio.Future[tuple[Any, ...]] = asyncio.get_running_loop().create_future()
-        self._waiting[tag] = future, name, _changes(name, values)
-        self._out.append(row.encode(tag, *values))
+        self._waiting[tag] = future, name, _changes(name, values), _count(values[-1]) if values else 0
+        self._out.append(body)
         if len(self._out) == 1:
             asyncio.get_running_loop().call_soon(self._flush_out)
         return future, tag
@@ -190,9 +226,7 @@ class Connection(asyncio.Protocol):
         if not flushed.cancelled():
             flushed.exception()
         if tag in self._waiting and self._waiting[tag][0] is future:
-            del self._waiting[tag]
-            self._tags.append(tag)
-            self._tag_free.set()
+            self._answered(tag)
 
     async def all(self, *sent: Sent) -> list[tuple[Any, ...]]:
         """Wait for several answers, all of them, then raise the first error if there is one."""

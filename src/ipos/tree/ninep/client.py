@@ -18,8 +18,9 @@ from typing import Any
 
 from ipos.tree.file import DIRECTORY, Attr, Qid
 from ipos.tree.ninep.calls import O_TRUNC_2000, Connection, Sent, Unsure, first_error
+from ipos.tree.ninep.codec import ProtocolError
 from ipos.tree.ninep.messages import NOFID
-from ipos.tree.ninep.opened import IO_HEAD, Entry, OpenFile
+from ipos.tree.ninep.opened import IO_HEAD, Entry, OpenFile, took
 from ipos.tree.ninep.stat import unpack
 from ipos.wire import limits
 from ipos.wire.errors import Gone, Refused
@@ -41,7 +42,9 @@ def split(path: str) -> tuple[str, ...]:
 class Client(Connection):
     """Make it the protocol of a connection, then `await attach()`. `close()` when done."""
 
-    entries_most = 10_000_000  # of one directory; a server that never comes to an end is no reason to run out of memory
+    entries_most = (
+        limits.directory_entries
+    )  # of one directory; a server that never comes to an end is no reason to run out of memory
 
     # ---- session
 
@@ -49,9 +52,8 @@ class Client(Connection):
         """Agree on a version and take the root. Foreign servers want to know who: `uname`, or `uid`."""
         msize, version = await self.rpc("Tversion", self.msize, self.dialect.version)
         if not limits.msize_least_bytes <= msize <= self.msize:
-            raise Refused(
-                f"the server's messages have {msize} bytes; {limits.msize_least_bytes} to {self.msize} was asked",
-                errno.EPROTO,
+            raise self.broken(
+                ProtocolError(f"an msize of {msize} bytes; {limits.msize_least_bytes} to {self.msize} was asked")
             )
         self.msize = msize
         if version != self.dialect.version:
@@ -201,9 +203,9 @@ class Client(Connection):
         fid, room = self.fid(), self.msize - IO_HEAD
         try:
             answers, _ = await self.trip(fid, split(path), self.open_request(flags), ("Twrite", 0, data[:room]))
-            at: int = answers[1][0]
+            at = took(answers[1][0]) if data else 0
             while at < len(data):
-                at += (await self.rpc("Twrite", fid, at, data[at : at + room]))[0]
+                at += took((await self.rpc("Twrite", fid, at, data[at : at + room]))[0])
         finally:
             self.clunk(fid)
 
@@ -233,7 +235,10 @@ class Client(Connection):
 
     def _attr(self, answer: tuple[Any, ...]) -> tuple[Qid, Attr]:
         if not self.dialect.linux:
-            got, _ = unpack(answer[0], u=self.dialect.version == "9P2000.u")
+            try:
+                got, _ = unpack(answer[0], u=self.dialect.version == "9P2000.u")
+            except ProtocolError as error:
+                raise self.broken(error) from None
             kind = statbits.S_IFDIR if got.qid.type & DIRECTORY else statbits.S_IFREG
             return got.qid, Attr(kind | got.mode & 0o777, got.length, got.mtime * 10**9)
         _, qid, mode, uid, gid, nlink, _, size, _, _, at, at_ns, mt, mt_ns, ct, ct_ns, *_ = answer

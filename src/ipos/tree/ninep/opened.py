@@ -89,7 +89,7 @@ class OpenFile:
         self.stop()
         view, room = memoryview(data), self.client.msize - IO_HEAD
         while view:
-            taken = await self.write_at(self.offset, bytes(view[:room]))
+            taken = took(await self.write_at(self.offset, bytes(view[:room])))
             self.offset += taken
             view = view[taken:]
 
@@ -99,33 +99,34 @@ class OpenFile:
         while piece := await self.read(64 * limits.KiB):
             *whole, rest = (rest + piece).split(b"\n")
             for line in whole:
-                yield line.decode()
+                yield line.decode(errors="replace")
+            if len(rest) > limits.line_bytes:
+                raise Refused(f"a line of more than {limits.line_bytes} bytes", errno.EMSGSIZE)
         if rest:
-            yield rest.decode()
+            yield rest.decode(errors="replace")
 
     async def entries(self, block: bytes | None = None) -> list[Entry]:
-        """Of a directory; `block` is the answer to its first read if that has been made."""
+        """Of a directory, at most `client.entries_most`; `block` is the answer to its first read if that has been made."""
+        listed = self._entries_linux(block) if self.client.dialect.linux else self._entries_2000(block)
         try:
-            return [entry for entry in await self._entries(block) if _nameable(entry.name)]
+            return [entry for entry in await listed if _nameable(entry.name)]
         except ProtocolError as error:
-            raise Refused(f"the server's listing is no 9P: {error}", errno.EPROTO) from None
+            raise self.client.broken(error) from None
 
-    async def _entries(self, block: bytes | None) -> list[Entry]:
-        if not self.client.dialect.linux:
-            return await self._entries_2000(block)
+    async def _entries_linux(self, block: bytes | None) -> list[Entry]:
         out, room = list[Entry](), self.client.msize - IO_HEAD
         if block is None:
             block = await self._readdir(0, room)
         while block:
             found = _entries(block)
-            out += [entry for _, entry in found]
+            self._bounded(out, [entry for _, entry in found])
             if self.whole and len(block) + DIRENT.size + _NAME_MOST <= room:
                 break  # another entry would have been in it
-            self._bounded(out)
             block = await self._readdir(found[-1][0], room)
         return out
 
-    def _bounded(self, out: list[Entry]) -> None:
+    def _bounded(self, out: list[Entry], found: list[Entry]) -> None:
+        out += found
         if len(out) > self.client.entries_most:
             raise Refused(f"a directory of more than {self.client.entries_most} entries", errno.EFBIG)
 
@@ -139,11 +140,11 @@ class OpenFile:
         else:
             self.offset = len(block)
         while block:
-            at = 0
+            at, found = 0, list[Entry]()
             while at < len(block):
                 one, at = unpack(block, at, u=self.client.dialect.version == "9P2000.u")
-                out.append(Entry(one.name, one.qid))
-            self._bounded(out)
+                found.append(Entry(one.name, one.qid))
+            self._bounded(out, found)
             block = await self.read(64 * limits.KiB)
         return out
 
@@ -151,6 +152,13 @@ class OpenFile:
 def _nameable(name: str) -> bool:
     """Whether a name of a listing can be walked to; nothing else a server says leaves the directory that was listed."""
     return name not in ("", ".", "..") and "/" not in name and "\0" not in name
+
+
+def took(count: int) -> int:
+    """What a write took of some bytes; `Refused` if that was nothing: it would be asked again for ever."""
+    if not count:
+        raise Refused("the server takes no more of what is written", errno.EIO)
+    return count
 
 
 def _entries(block: bytes) -> list[tuple[int, Entry]]:

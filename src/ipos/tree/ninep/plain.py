@@ -13,24 +13,29 @@ from ipos.tree.ninep.fids import Fid, Step, checked, refuse
 from ipos.tree.ninep.linux import SHARED, Values, created, move, opened, parent
 from ipos.tree.ninep.linux import read as read_file
 from ipos.tree.ninep.session import IO_HEAD, Operation, Session, own_task
-from ipos.tree.ninep.stat import DMAPPEND, DMDEVICE, DMDIR, DMNAMEDPIPE, DMSOCKET, DMSYMLINK, KEEP4, KEEP8, Stat
+from ipos.tree.ninep.stat import DMAPPEND, DMDEVICE, DMDIR, DMLINK, DMNAMEDPIPE, DMSOCKET, DMSYMLINK, KEEP4, KEEP8, Stat
 from ipos.wire.errors import Refused
 
-OTRUNC, ORCLOSE = 0x10, 0x40
+OTRUNC, ORCLOSE, OAPPEND = 0x10, 0x40, 0x80  # the last is 9P2000.u's
 _ACCESS = (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDONLY)  # OREAD, OWRITE, ORDWR, OEXEC
 
 
-def _flags(mode: int) -> int:
-    if mode & ~(3 | OTRUNC | ORCLOSE):
+def _flags(s: Session, mode: int) -> int:
+    if mode & ~(3 | OTRUNC | ORCLOSE | (OAPPEND if s.dialect.version == "9P2000.u" else 0)):
         raise refuse(errno.EINVAL, f"the mode {mode:#x} of an open")
-    return _ACCESS[mode & 3] | (os.O_TRUNC if mode & OTRUNC else 0)
+    return _ACCESS[mode & 3] | (os.O_TRUNC if mode & OTRUNC else 0) | (os.O_APPEND if mode & OAPPEND else 0)
+
+
+async def auth(s: Session, afid: int, uname: str, aname: str, n_uname: int = 0) -> Values:
+    """Here the text counts, and that of ENOENT is not this one."""
+    raise Refused("authentication not required: the transport has proved who you are", errno.EOPNOTSUPP)
 
 
 async def open_(s: Session, fid: int, mode: int) -> Values:
     one = s.fid(fid)
     if one.handle is not None:
         raise refuse(errno.EBUSY, f"fid {fid} is open")
-    reply = await opened(s, one, _flags(mode))
+    reply = await opened(s, one, _flags(s, mode))
     one.goes = bool(mode & ORCLOSE)
     return reply
 
@@ -40,13 +45,18 @@ async def create(s: Session, fid: int, name: str, perm: int, mode: int, extensio
     checked(name)
     if perm & (DMDEVICE | DMNAMEDPIPE | DMSOCKET):
         raise Refused(f"{name}: device files, pipes and sockets are not made here", errno.EPERM)
-    if perm & (DMDIR | DMSYMLINK):
+    if perm & (DMDIR | DMSYMLINK | DMLINK):
         if one.handle is not None:
             raise refuse(errno.EBUSY, f"fid {fid} is open")
         if mode & 3:
             raise refuse(errno.EISDIR, name)
         await own_task()
-        if perm & DMDIR:
+        if perm & DMLINK:
+            if not extension.strip().isdecimal():
+                raise refuse(errno.EINVAL, f"{extension[:80]!r} instead of the fid to link to")
+            file = s.fid(int(extension)).file
+            await directory.link(s.caller, name, file)
+        elif perm & DMDIR:
             file = await directory.mkdir(s.caller, name, perm & 0o777)
             one.handle = await file.open(s.caller, os.O_RDONLY)
         else:
@@ -54,7 +64,7 @@ async def create(s: Session, fid: int, name: str, perm: int, mode: int, extensio
         one.path = (*one.path, Step(name, file))
         return file.qid, 0
     flags = (
-        _flags(mode) | os.O_EXCL | (os.O_APPEND if perm & DMAPPEND else 0)
+        _flags(s, mode) | os.O_EXCL | (os.O_APPEND if perm & DMAPPEND else 0)
     )  # open(5): create of a file that is there fails
     reply = await created(s, fid, name, flags, perm & 0o777)
     one.goes = bool(mode & ORCLOSE)
@@ -167,5 +177,5 @@ def _change(one: Fid, want: Stat) -> Change:
 
 
 OPERATIONS: dict[str, Operation] = {
-    **SHARED, "Topen": open_, "Tcreate": create, "Tread": read, "Tstat": stat, "Twstat": wstat,
+    **SHARED, "Tauth": auth, "Topen": open_, "Tcreate": create, "Tread": read, "Tstat": stat, "Twstat": wstat,
 }  # fmt: skip

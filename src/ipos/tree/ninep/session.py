@@ -12,6 +12,7 @@ import asyncio
 import errno
 import itertools
 import logging
+import os
 import struct
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -179,7 +180,7 @@ class Session:
         """version(5): of the versions we know the highest that is not above what was asked; a suffix we do not know is cut off."""
         self.msize = min(msize, limits.msize_bytes)
         known = version if version in ALL else version.split(".", maxsplit=1)[0]
-        if known not in ALL or self.msize < 256:
+        if known not in ALL or self.msize < limits.msize_least_bytes:
             return self.msize, "unknown"
         self.dialect, self._table = ALL[known], _tables()[known]
         return self.msize, known
@@ -328,8 +329,12 @@ class Session:
         said = str(error) if isinstance(error, Refused) else f"{error.strerror or error}"
         sentence = said[:2000].encode(errors="replace").decode()
         if not self.dialect.linux:
-            extra = (number,) if self.dialect.version == "9P2000.u" else ()
-            return self.dialect.by_name["Rerror"].encode(tag, sentence, *extra)
+            if self.dialect.version == "9P2000.u":
+                return self.dialect.by_name["Rerror"].encode(tag, sentence, number)
+            # Linux finds the errno by the text, and only by its own: without the one of ENOENT it creates nothing
+            plain = os.strerror(number)
+            known = number == errno.ENOENT or sentence.endswith(f": {plain}")
+            return self.dialect.by_name["Rerror"].encode(tag, plain if known else sentence)
         row = self.dialect.by_name["Rlerror"]
         return row.encode(tag, number, sentence) if len(row.fields) == 2 else row.encode(tag, number)
 

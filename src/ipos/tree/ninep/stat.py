@@ -11,7 +11,8 @@ from ipos.tree.ninep.codec import ProtocolError, put_text, text
 
 _FIXED = struct.Struct("<HHIBIQIIIQ")
 _IDS = struct.Struct("<III")
-DMDIR, DMAPPEND, DMSYMLINK, DMDEVICE, DMNAMEDPIPE, DMSOCKET = 1 << 31, 1 << 30, 1 << 25, 1 << 23, 1 << 21, 1 << 20
+DMDIR, DMAPPEND, DMSYMLINK, DMLINK = 1 << 31, 1 << 30, 1 << 25, 1 << 24
+DMDEVICE, DMNAMEDPIPE, DMSOCKET = 1 << 23, 1 << 21, 1 << 20
 KEEP2, KEEP4, KEEP8 = 0xFFFF, 0xFFFFFFFF, (1 << 64) - 1  # in a Twstat: leave the field alone
 
 

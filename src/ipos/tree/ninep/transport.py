@@ -313,12 +313,15 @@ def loopback(address: str) -> tuple[str, int]:
     return str(ip), int(port)
 
 
+def owned_tcp(transport: asyncio.BaseTransport) -> bool:
+    """Whether the other end of a loopback connection is this user's or root's."""
+    return _ours(tcp_uid(transport), "TCP port")
+
+
 async def serve_tcp(address: str, factory: Callable[[], ServerProtocol]) -> asyncio.Server:
     """Listen on a loopback address; only sockets of this user and root are served, as on the unix socket."""
     host, port = loopback(address)
     try:
-        return await asyncio.get_running_loop().create_server(
-            lambda: _Door(factory, lambda transport: _ours(tcp_uid(transport), "TCP port")), host, port
-        )
+        return await asyncio.get_running_loop().create_server(lambda: _Door(factory, owned_tcp), host, port)
     except OSError as error:
         raise Refused(f"{address}: {os.strerror(error.errno or 0)}", error.errno or 0) from None

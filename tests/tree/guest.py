@@ -120,7 +120,7 @@ def boot(script: str, scratch: Path, timeout_s: float = 240.0) -> str:
     root.write_bytes((BUILT / "root").read_bytes() + _cpio([("script", 0o100644, script.encode())]))
     command = (
         qemu, "-accel", "tcg", "-machine", "q35", "-m", "256", "-display", "none", "-nodefaults", "-no-reboot", "-serial", "stdio",
-        "-kernel", str(BUILT / "kernel"), "-initrd", str(root), "-append", "console=ttyS0 quiet panic=-1 mitigations=off",
+        "-kernel", str(BUILT / "kernel"), "-initrd", str(root), "-append", "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check",
         "-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,romfile=",
     )  # fmt: skip
     ran = subprocess.run(

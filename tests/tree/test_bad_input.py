@@ -26,6 +26,7 @@ from nine import Talk
 from ipos.tree.local import local
 
 where = sys.argv[1]
+gc.disable()  # what was removed is given back to the disk at once, not at the next collection
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=50", "none", where], check=True)
 
 async def full():
@@ -66,7 +67,6 @@ async def read_only():
     talk.session.reset()
 
 asyncio.run(full())
-gc.collect()  # the removed file's last descriptor
 asyncio.run(read_only())
 """
 

@@ -223,15 +223,18 @@ class Session:
         if self._ops.get(op.tag) is not op:
             work.close()
             return
+        values, failed = (), b""
         try:
-            values, failed = await _continued(work, waits), None
-        except Exception as error:
-            values, failed = (), error
+            values = await _continued(work, waits)
+        except (
+            Exception
+        ) as error:  # kept in a variable it would keep this frame, and so the file, until the next collection
+            failed = self._error(op.tag, error)
         if self._ops.get(op.tag) is not op:
             return  # the session was begun anew
         self._gone(op)  # first: the client may use the tag again as soon as it has the reply
-        if failed is not None:
-            self._send(self._error(op.tag, failed))
+        if failed:
+            self._send(failed)
         else:
             self._reply(entry.reply, op.tag, values)
 

@@ -36,7 +36,7 @@ import (
 
 const (
 	connectTime    = 15 * time.Second
-	punchDialTime  = 5 * time.Second
+	punchDialTime  = 2 * time.Second
 	peersLow       = 512 // above peersHigh connections, those without a conversation are closed down to peersLow
 	peersHigh      = 640
 	connsPerIP     = 64 // a household behind one address
@@ -243,7 +243,9 @@ func (n *node) connect(ctx context.Context, p peer.ID) error {
 		s.Backoff().Clear(p)
 	}
 	if l := n.reach.through(p); len(l) > 0 && len(n.host.Network().ConnsToPeer(p)) == 0 {
-		n.reach.prepared(ctx)
+		for !n.reach.prepared() && ctx.Err() == nil {
+			time.Sleep(10 * time.Millisecond)
+		}
 		n.host.Peerstore().AddAddrs(p, l, peerstore.TempAddrTTL)
 	}
 	if err := n.host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {

@@ -26,11 +26,14 @@ import (
 const (
 	relaysWanted = 2
 	lookTime     = 5 * time.Second         // between looks for relays and the bootstrap list; events come in between
-	refusedTime  = 30 * time.Second        // a relay that refused, and a bootstrap peer that did not answer, are left alone for so long
-	reserveTime  = 5 * time.Second         // what a relay may take to give a place
+	refusedTime  = 4 * time.Second         // a relay that refused is left alone for so long
+	absentTime   = 15 * time.Second        // and so is a bootstrap peer that did not answer
+	reserveTime  = 3 * time.Second         // what a relay may take to give a place
 	punchTime    = 1200 * time.Millisecond // how long a new stream waits for the direct way before it takes the relayed one
 	punchAgain   = time.Minute             // after a hole was not punched, streams wait no more for so long
 	idleTime     = 10 * time.Second        // a relayed connection beside a direct one is closed when it has been idle and is so old
+	quicTime     = 1500 * time.Millisecond
+	youngTime    = 3 * time.Second
 	maxPool      = 4096
 	relayAddrs   = 4 // addresses that are announced for one relay
 )
@@ -187,7 +190,7 @@ func circuitOf(relay peer.ID) multiaddr.Multiaddr {
 // keep runs as long as netd does.
 func (r *reach) keep(ctx context.Context) error {
 	bus := r.n.host.EventBus()
-	sub, err := bus.Subscribe([]any{new(event.EvtPeerIdentificationCompleted), new(event.EvtPeerProtocolsUpdated), new(event.EvtLocalReachabilityChanged), new(event.EvtPeerConnectednessChanged)})
+	sub, err := bus.Subscribe([]any{new(event.EvtPeerIdentificationCompleted), new(event.EvtPeerProtocolsUpdated), new(event.EvtLocalProtocolsUpdated), new(event.EvtLocalReachabilityChanged), new(event.EvtPeerConnectednessChanged)})
 	if err != nil {
 		return err
 	}
@@ -226,7 +229,7 @@ func (r *reach) look(ctx context.Context) {
 	wanted := relaysWanted - len(r.held)
 	for _, p := range relays {
 		h, has := r.held[p]
-		if r.verdict == network.ReachabilityPublic || time.Now().Before(r.busy[p]) || has && time.Until(h.until) > time.Minute || !has && wanted <= 0 {
+		if r.verdict == network.ReachabilityPublic || !r.prepared() || time.Now().Before(r.busy[p]) || has && time.Until(h.until) > time.Minute || !has && wanted <= 0 {
 			continue
 		}
 		wanted--
@@ -235,18 +238,32 @@ func (r *reach) look(ctx context.Context) {
 	}
 	for _, b := range r.bootstrap {
 		if time.Now().After(r.busy[b.ID]) && len(r.n.host.Network().ConnsToPeer(b.ID)) == 0 && b.ID != r.n.host.ID() {
-			r.busy[b.ID] = time.Now().Add(refusedTime)
-			r.n.host.Peerstore().AddAddrs(b.ID, b.Addrs, peerstore.PermanentAddrTTL)
-			go func() {
-				if r.n.connect(ctx, b.ID) == nil {
-					r.free(b.ID)
-				}
-			}()
+			r.busy[b.ID] = time.Now().Add(absentTime)
+			go r.bootUp(ctx, b)
 		}
 	}
 	r.mu.Unlock()
 	if changed {
 		r.tell()
+	}
+}
+
+// bootUp dials by QUIC first: what a relay sees of this node's address is where holes are punched, and NATs let UDP through more often than TCP.
+func (r *reach) bootUp(ctx context.Context, b peer.AddrInfo) {
+	quic := slices.DeleteFunc(slices.Clone(b.Addrs), func(a multiaddr.Multiaddr) bool {
+		_, err := a.ValueForProtocol(multiaddr.P_QUIC_V1)
+		return err != nil
+	})
+	r.n.host.Peerstore().AddAddrs(b.ID, quic, peerstore.PermanentAddrTTL)
+	short, cancel := context.WithTimeout(ctx, quicTime)
+	defer cancel()
+	err := r.n.connect(short, b.ID)
+	r.n.host.Peerstore().AddAddrs(b.ID, b.Addrs, peerstore.PermanentAddrTTL)
+	if err != nil {
+		err = r.n.connect(ctx, b.ID)
+	}
+	if err == nil {
+		r.free(b.ID)
 	}
 }
 
@@ -317,11 +334,10 @@ func (r *reach) tidy() {
 	maps.DeleteFunc(r.busy, func(_ peer.ID, t time.Time) bool { return time.Now().After(t) })
 }
 
-// prepared waits, in the first seconds of a life, until this node can punch holes: a relayed connection made before is never replaced by a direct one.
-func (r *reach) prepared(ctx context.Context) {
-	for time.Since(r.n.since) < 3*time.Second && ctx.Err() == nil && !slices.Contains(r.n.host.Mux().Protocols(), holepunch.Protocol) {
-		time.Sleep(20 * time.Millisecond)
-	}
+// prepared: whether this node can punch holes, or is too old for it to come. A relayed connection made before is never replaced by a direct one, so
+// in its first seconds a node neither makes one nor takes a place at a relay.
+func (r *reach) prepared() bool {
+	return time.Since(r.n.since) > youngTime || slices.Contains(r.n.host.Mux().Protocols(), holepunch.Protocol)
 }
 
 // direct gives a fresh relayed connection the time in which it usually becomes a direct one.
@@ -331,13 +347,16 @@ func (r *reach) direct(ctx context.Context, p peer.ID) {
 	if before.words != "" && time.Since(before.at) < punchAgain {
 		return
 	}
+	if l := multiaddr.FilterAddrs(r.n.host.Peerstore().Addrs(p), func(a multiaddr.Multiaddr) bool { return !relayed(a) }); len(l) > 0 && !slices.ContainsFunc(l, manet.IsPublicAddr) {
+		go r.n.host.Connect(network.WithForceDirectDial(ctx, "on the same network?"), peer.AddrInfo{ID: p}) // public ones are the hole puncher's business
+	}
 	for {
 		_, direct := r.n.ways(p)
 		if now := r.last(p); direct > 0 || now.at != before.at && now.words != "" || ctx.Err() != nil {
 			return
 		}
 		if time.Since(began) > punchTime {
-			why := "its end has not tried to punch a hole"
+			why := fmt.Sprintf("no direct way was found within %v", punchTime)
 			if !r.n.serves(p, holepunch.Protocol) {
 				why = "one of both ends knows no public address of its own"
 			}

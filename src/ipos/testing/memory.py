@@ -10,7 +10,7 @@ import asyncio
 import math
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 from ipos.net.engine import Accept, PeerSeen
@@ -179,6 +179,8 @@ class MemoryNet:
             raise Gone(f"cannot reach {peer}: it does not serve {protocol}")
         mine = factory()
         return pipe(self.wires, self.peer, peer, mine, theirs), mine
+
+    def pool(self, peers: Iterable[str]) -> None: ...
 
     def listen(self, protocol: str, accept: Accept) -> None:
         self._accepts[protocol] = accept

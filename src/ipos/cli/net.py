@@ -49,6 +49,16 @@ def _way(peer: Status) -> str:
     return f"via relay {peer['via']}{rtt}" if peer["path"] == "relay" else f"{peer['path']}{rtt}"
 
 
+def _serving(relay: Status) -> str:
+    if relay["service"] == "off":
+        return "for nobody (ipos relay on)"
+    limit = f"{int(str(relay['limit_bytes_s'])) / 1e6:g} MB/s" if relay["limit_bytes_s"] else "without a limit"
+    return (
+        f"for {relay['for']}, {limit}: {relay['places']} have a place, {relay['circuits']} circuits open, "
+        f"{int(str(relay['bytes'])) / 1e6:.1f} MB carried"
+    )
+
+
 async def net(arguments: Arguments) -> int:
     async with node(own=False) as client:
         names = await _names(client)
@@ -66,13 +76,10 @@ async def net(arguments: Arguments) -> int:
         print(json.dumps(seen))
         return 0
     print(f"reachability  {seen['reachability']}: {WORDS[str(seen['reachability'])]}")
-    print(f"addresses     {' '.join(str(status['addresses']).split()) or 'none'}")
-    print(f"relays used   {', '.join(f'{name} ({left} s left)' for name, left in used.items()) or 'none'}")
-    limit = f", {int(str(relay['limit_bytes_s'])) / 1e6:g} MB/s" if relay.get("limit_bytes_s") else ""
-    serving = (
-        f"for {relay['for']}{limit}, {relay['places']} places, {relay['circuits']} circuits, {relay['bytes']} bytes"
-    )
-    print(f"relays others {serving if relay['service'] == 'on' else 'no (ipos relay on)'}")
+    for address in str(status["addresses"]).split():
+        print(f"address       {address}")
+    print(f"relays used   {', '.join(f'{name} (a place for {left} s)' for name, left in used.items()) or 'none'}")
+    print(f"relaying      {_serving(relay)}")
     for peer in peers:
         print(f"{peer['name'] or peer['peer']}  {_way(peer)}  {peer['transport']}: {peer['why']}")
     for row in missing:
@@ -130,13 +137,7 @@ async def relay(arguments: Arguments) -> int:
             await client.write("/net/relay", (command or "off").encode())
             await client.write("/config", f'relay = "{command}"'.encode())
         now = await _status(client, "/net/relay")
-    if now["service"] == "off":
-        words = "this machine relays for nobody"
-    else:
-        limit = f"{int(str(now['limit_bytes_s'])) / 1e6:g} MB/s" if now["limit_bytes_s"] else "without a limit"
-        words = (
-            f"this machine relays for {now['for']}, {limit}: {now['places']} places taken, {now['circuits']} circuits"
-        )
+    words = f"this machine relays {_serving(now)}"
     show(arguments, now, words)
     return 0
 

@@ -81,8 +81,8 @@ func (s *score) offence(p peer.ID, points float64, why string) {
 	a.fade()
 	before := a.points
 	a.points = min(a.points+points, 2*blockAt)
-	if a.points < blockAt || before >= blockAt {
-		return
+	if a.points < blockAt || before >= blockAt || time.Now().Before(a.blockedUntil) {
+		return // not yet, or known already
 	}
 	if ours {
 		log.Printf("%s, a machine of the pool, overdoes it: %s", p, why)

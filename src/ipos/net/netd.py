@@ -354,7 +354,7 @@ class Netd:
             try:
                 return await process.link.fetch(cids, peers, max(0.0, left))
             except Gone:
-                if left <= 0 or process.child.returncode is None:
+                if left <= 0 or not process.link.over:
                     raise
                 await asyncio.wait({asyncio.create_task(process.child.wait())})
 

@@ -41,6 +41,8 @@ func (n *node) serveBlocks(conn net.Conn) error {
 		bitswap.MaxOutstandingBytesPerPeer(outstanding), bitswap.WithoutDuplicatedBlockStats(), bitswap.WithWantHaveReplaceSize(0),
 		bitswap.WithClientOption(client.WithPerPeerSendDelay(gather)), bitswap.WithTracer(n.score))
 	defer bs.Close()
+	n.host.SetStreamHandler(quickProtocol, s.give)
+	defer n.host.RemoveStreamHandler(quickProtocol)
 	l.fetch = func(ctx context.Context, body []byte) (byte, []byte) { return n.fetch(ctx, bs, s, body) }
 	return l.run()
 }
@@ -175,6 +177,7 @@ func (n *node) fetch(ctx context.Context, bs *bitswap.Bitswap, s *store, body []
 	for _, c := range w.cids {
 		missing[c] = true
 	}
+	n.quick(ctx, bs, s, w, missing)
 	session, patience := bs.NewSession(ctx), stall
 	for len(missing) > 0 && ctx.Err() == nil {
 		before := len(missing)

@@ -235,6 +235,12 @@ func reachable(t *testing.T, n *node) {
 // wants asks for a block by every protocol, in every way, and in many broken ways from a seed.
 func wants(t *testing.T, e *evil, n *node, c cid.Cid, seed uint64) {
 	dice := mrand.New(mrand.NewPCG(seed, 0))
+	e.send(n, quickProtocol, prefixed(c.Bytes()))
+	if s, err := e.NewStream(t.Context(), n.host.ID(), quickProtocol); err == nil {
+		s.Write(bytes.Repeat(prefixed(c.Bytes()), quickMost))
+		s.CloseWrite()
+		e.keep(s)
+	}
 	for _, p := range bitswaps {
 		for _, kind := range []pb.Message_Wantlist_WantType{pb.Message_Wantlist_Block, pb.Message_Wantlist_Have} {
 			m := bsmsg.New(dice.IntN(2) == 0)
@@ -382,6 +388,33 @@ func TestAPeerThatSaysHaveAndNeverSendsIsPassedOver(t *testing.T) {
 	}
 	t.Logf("after %v", time.Since(began))
 }
+
+func TestABlockThatIsNotWhatWasAskedForIsNotStored(t *testing.T) {
+	wanted := block(1000)
+	p := newPantry()
+	n, _ := p.serve(t, options{})
+	e := newEvil(t, n)
+	for _, lie := range [][]byte{make([]byte, 1000), nil} {
+		e.SetStreamHandler(quickProtocol, func(s network.Stream) {
+			io.ReadAll(s)
+			s.Write(append(le.AppendUint32(nil, uint32(len(lie))), lie...))
+			s.Close()
+		})
+		missing := map[cid.Cid]bool{wanted.Cid(): true}
+		eventually(t, 5*time.Second, "the liar is known to serve", func() bool { return n.serves(e.ID(), quickProtocol) })
+		ours, theirs := net.Pipe()
+		ours.Close()
+		n.quick(t.Context(), nil, &store{link: newLink(theirs), score: n.score}, wantedOf(e.ID(), wanted.Cid()), missing)
+		if len(missing) != 1 || p.has(wanted) {
+			t.Fatal("a lie was taken for the block")
+		}
+	}
+	if n.score.text(e.ID()); n.score.peers[e.ID()].points < 10 {
+		t.Fatal("the lie was not written up")
+	}
+}
+
+func wantedOf(p peer.ID, cids ...cid.Cid) wanted { return wanted{peers: []peer.ID{p}, cids: cids} }
 
 func TestMessagesThatAreTooLongOrNoneEndTheirStreamAlone(t *testing.T) {
 	p := newPantry()

@@ -147,12 +147,15 @@ func (s *score) MessageReceived(p peer.ID, m bsmsg.BitSwapMessage) {
 
 // MessageSent is called by bitswap.
 func (s *score) MessageSent(p peer.ID, m bsmsg.BitSwapMessage) {
+	for _, b := range m.Blocks() {
+		s.gave(p, len(b.RawData()))
+	}
+}
+
+func (s *score) gave(p peer.ID, bytes int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	a := s.of(p)
-	for _, b := range m.Blocks() {
-		a.sent += uint64(len(b.RawData()))
-	}
+	s.of(p).sent += uint64(bytes)
 }
 
 func (s *score) text(p peer.ID) string {

@@ -37,7 +37,8 @@ import (
 const (
 	connectTime    = 15 * time.Second
 	punchDialTime  = 2 * time.Second
-	peersLow       = 512 // above peersHigh connections, those without a conversation are closed down to peersLow
+	findTime       = 3 * time.Second // to ask the DHT where a peer is of which nothing is known
+	peersLow       = 512             // above peersHigh connections, those without a conversation are closed down to peersLow
 	peersHigh      = 640
 	connsPerIP     = 64 // a household behind one address
 	streamsPerPeer = 1024
@@ -241,6 +242,13 @@ func (n *node) connect(ctx context.Context, p peer.ID) error {
 	defer cancel()
 	if s, ok := n.host.Network().(*swarm.Swarm); ok {
 		s.Backoff().Clear(p)
+	}
+	if len(n.host.Peerstore().Addrs(p)) == 0 && n.dht.RoutingTable().Size() > 0 {
+		asking, cancel := context.WithTimeout(ctx, findTime)
+		if info, err := n.dht.FindPeer(asking, p); err == nil {
+			n.host.Peerstore().AddAddrs(p, info.Addrs, peerstore.TempAddrTTL)
+		}
+		cancel()
 	}
 	if l := n.reach.through(p); len(l) > 0 && len(n.host.Network().ConnsToPeer(p)) == 0 {
 		for !n.reach.prepared() && ctx.Err() == nil {

@@ -274,6 +274,20 @@ async def whoever_provides_is_found(net: Net) -> None:
     assert not await third.providers(c.of_raw(b"nobody provides this"))
 
 
+async def a_peer_of_a_peer_is_reached(net: Net) -> None:
+    """By its id alone."""
+    a, _, third = net.engines
+    await connected(net, 2, 1)
+    await connected(net, 0, 1)
+    third.listen(TAKE, lambda _: Far(echo=True))
+    await asyncio.sleep(0.2)
+    _, far = await a.dial(third.peer, TAKE, Far)
+    assert isinstance(far, Far)
+    far.transport.write(b"hello")
+    await far.has(5)
+    far.transport.close()
+
+
 async def a_record_is_its_authors(net: Net) -> None:
     a, b, _ = net.engines
     await connected(net, 0, 1)
@@ -333,6 +347,6 @@ STORIES: dict[str, Story] = {
         bytes_arrive_in_order, what_was_written_before_a_close_arrives, one_direction_may_end_alone,
         a_paused_reader_pauses_the_writer_and_loses_nothing, a_stream_may_be_declined, who_is_not_there_is_gone,
         events_tell_the_state_and_then_each_change, blocks_come_from_who_has_them, a_denied_block_is_never_given,
-        whoever_provides_is_found, a_record_is_its_authors, messages_reach_the_others,
+        whoever_provides_is_found, a_peer_of_a_peer_is_reached, a_record_is_its_authors, messages_reach_the_others,
     )
 }  # fmt: skip

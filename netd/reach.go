@@ -26,7 +26,7 @@ import (
 const (
 	relaysWanted = 2
 	lookTime     = 5 * time.Second         // between looks for relays and the bootstrap list; events come in between
-	refusedTime  = 4 * time.Second         // a relay that refused is left alone for so long
+	refusedTime  = 2 * time.Second         // a relay that refused is left alone for so long
 	absentTime   = 15 * time.Second        // and so is a bootstrap peer that did not answer
 	reserveTime  = 3 * time.Second         // what a relay may take to give a place
 	punchTime    = 1200 * time.Millisecond // how long a new stream waits for the direct way before it takes the relayed one
@@ -233,7 +233,7 @@ func (r *reach) look(ctx context.Context) {
 			continue
 		}
 		wanted--
-		r.busy[p] = time.Now().Add(refusedTime)
+		r.busy[p] = time.Now().Add(reserveTime + refusedTime)
 		go r.reserve(ctx, p)
 	}
 	for _, b := range r.bootstrap {
@@ -280,6 +280,10 @@ func (r *reach) reserve(ctx context.Context, p peer.ID) {
 	defer cancel()
 	got, err := circuit.Reserve(ctx, r.n.host, peer.AddrInfo{ID: p})
 	if err != nil {
+		r.mu.Lock()
+		r.busy[p] = time.Now().Add(refusedTime)
+		r.mu.Unlock()
+		time.AfterFunc(refusedTime+time.Millisecond, r.nudge)
 		r.note(p, attempt{time.Now(), "it gives no place as a relay: " + cut(oneLine(err.Error()), 300)})
 		return
 	}
@@ -347,8 +351,8 @@ func (r *reach) direct(ctx context.Context, p peer.ID) {
 	if before.words != "" && time.Since(before.at) < punchAgain {
 		return
 	}
-	if l := multiaddr.FilterAddrs(r.n.host.Peerstore().Addrs(p), func(a multiaddr.Multiaddr) bool { return !relayed(a) }); len(l) > 0 && !slices.ContainsFunc(l, manet.IsPublicAddr) {
-		go r.n.host.Connect(network.WithForceDirectDial(ctx, "on the same network?"), peer.AddrInfo{ID: p}) // public ones are the hole puncher's business
+	if slices.ContainsFunc(r.n.host.Peerstore().Addrs(p), func(a multiaddr.Multiaddr) bool { return !relayed(a) && manet.IsPrivateAddr(a) }) {
+		go r.n.host.Connect(network.WithForceDirectDial(ctx, "on the same network?"), peer.AddrInfo{ID: p}) // the hole puncher tries public ones alone
 	}
 	for {
 		_, direct := r.n.ways(p)

@@ -45,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     native: bool
     listen: str
     tcp: str
-    bootstrap: tuple[str, ...]
+    bootstrap: list[str]
     relay: str
     store_bytes: int
     log_bytes: int
@@ -98,7 +98,7 @@ def _loopback(value: Any) -> bool:
 
 
 def _peers(value: Any) -> bool:
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, list):
         return False
     return all(isinstance(each, str) and re.fullmatch(r"/\S+/p2p/\w+", each) for each in cast(list[Any], value))
 
@@ -133,7 +133,7 @@ KEYS: Mapping[str, Key] = {
         _loopback,
     ),
     "bootstrap": Key(
-        (),
+        [],
         "nodes to stay connected to, which may be used as relays",
         "a list of multiaddrs that end in /p2p/ and a peer id",
         _peers,

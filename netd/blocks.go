@@ -34,13 +34,15 @@ const (
 // serveBlocks runs bitswap until the link ends.
 func (n *node) serveBlocks(conn net.Conn) error {
 	l := newLink(conn)
-	s := &store{link: l}
+	s := &store{link: l, score: n.score}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	bs := bitswap.New(ctx, bsnet.NewFromIpfsHost(n.host), nil, s, bitswap.WithPeerBlockRequestFilter(s.may),
 		bitswap.MaxOutstandingBytesPerPeer(outstanding), bitswap.WithoutDuplicatedBlockStats(), bitswap.WithWantHaveReplaceSize(0),
-		bitswap.WithClientOption(client.WithPerPeerSendDelay(gather)))
+		bitswap.WithClientOption(client.WithPerPeerSendDelay(gather)), bitswap.WithTracer(n.score))
 	defer bs.Close()
+	n.host.SetStreamHandler(quickProtocol, s.give)
+	defer n.host.RemoveStreamHandler(quickProtocol)
 	l.fetch = func(ctx context.Context, body []byte) (byte, []byte) { return n.fetch(ctx, bs, s, body) }
 	return l.run()
 }
@@ -48,6 +50,7 @@ func (n *node) serveBlocks(conn net.Conn) error {
 // store is boxo's blockstore, answered by the node.
 type store struct {
 	link   *link
+	score  *score
 	asking [64]sync.Mutex // by a hash of the peer: a peer has one question before the node at a time
 }
 
@@ -119,7 +122,11 @@ func (s *store) may(p peer.ID, c cid.Cid) bool {
 	lock.Lock()
 	defer lock.Unlock()
 	r, _, err := s.link.ask(context.Background(), opMay, prefixed([]byte(p.String())), c.Bytes())
-	return err == nil && r == opYes
+	yes := err == nil && r == opYes
+	if !yes {
+		s.score.denied(p)
+	}
+	return yes
 }
 
 type wanted struct {
@@ -161,6 +168,8 @@ func (n *node) fetch(ctx context.Context, bs *bitswap.Bitswap, s *store, body []
 	}
 	ctx, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
+	s.score.want(w.cids, 1)
+	defer time.AfterFunc(lateTime, func() { s.score.want(w.cids, -1) })
 	for _, p := range w.peers {
 		go n.connect(ctx, p) // bitswap asks whoever connects while it is asking
 	}
@@ -168,6 +177,7 @@ func (n *node) fetch(ctx context.Context, bs *bitswap.Bitswap, s *store, body []
 	for _, c := range w.cids {
 		missing[c] = true
 	}
+	n.quick(ctx, bs, s, w, missing)
 	session, patience := bs.NewSession(ctx), stall
 	for len(missing) > 0 && ctx.Err() == nil {
 		before := len(missing)

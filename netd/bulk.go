@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -79,17 +78,6 @@ func (c *conv) splice(l *net.UnixListener, s network.Stream) {
 	<-ended
 }
 
-// awaitClose returns when the other end is closed altogether, not only for writing: then nobody reads any more.
-func awaitClose(conn *net.UnixConn) {
-	if raw, err := conn.SyscallConn(); err == nil {
-		raw.Read(func(fd uintptr) bool {
-			p := []unix.PollFd{{Fd: int32(fd)}}
-			unix.Poll(p, 0)
-			return p[0].Revents&unix.POLLHUP != 0
-		})
-	}
-}
-
 // acceptFrom takes the first connection of a user; others are closed.
 func acceptFrom(user int, l *net.UnixListener, until time.Time) (*net.UnixConn, error) {
 	l.SetDeadline(until)
@@ -103,20 +91,6 @@ func acceptFrom(user int, l *net.UnixListener, until time.Time) (*net.UnixConn, 
 		}
 		conn.Close()
 	}
-}
-
-func peerUID(conn *net.UnixConn) (int, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	var failed error
-	err = raw.Control(func(fd uintptr) { cred, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err != nil || failed != nil {
-		return 0, fmt.Errorf("no credentials: %v %v", err, failed)
-	}
-	return int(cred.Uid), nil
 }
 
 // pump copies until the end of src (nil) or an error of either side.

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
@@ -46,11 +47,14 @@ type conv struct {
 
 	mu     sync.Mutex
 	holds  int
-	state  string // Idle, Connecting, Established, Announced, Closed
+	state  string // Idle, Connecting, Established, Announced, Joined, Closed
 	stream network.Stream
 	proto  protocol.ID
 	bulk   string // path of its socket, once named
 	claim  *time.Timer
+	topic  *pubsub.Topic
+	sub    *pubsub.Subscription
+	rest   []byte // of a message, for whoever has the token `reading`
 }
 
 func (t *convs) all() (l []*conv) {
@@ -170,6 +174,9 @@ func (c *conv) status() string {
 func (c *conv) remote() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.topic != nil {
+		return c.topicPeers()
+	}
 	if c.stream == nil {
 		return ""
 	}
@@ -182,11 +189,13 @@ func (c *conv) command(ctx context.Context, words []string) error {
 		return c.connect(ctx, words[1], words[2], words[3:])
 	case words[0] == "announce" && len(words) == 2:
 		return c.announce(protocol.ID(words[1]))
+	case words[0] == "join" && len(words) == 2:
+		return c.join(words[1])
 	case words[0] == "hangup" && len(words) == 1:
 		c.hangup()
 		return nil
 	}
-	return fmt.Errorf("%q is not a command of a conversation; it knows connect PEER PROTOCOL [ADDR...], announce PROTOCOL, hangup", cut(strings.Join(words, " "), 200))
+	return fmt.Errorf("%q is not a command of a conversation; it knows connect PEER PROTOCOL [ADDR...], announce PROTOCOL, join TOPIC, hangup", cut(strings.Join(words, " "), 200))
 }
 
 // begin moves an idle conversation on; a conversation is used once.
@@ -310,6 +319,9 @@ func (c *conv) direct() (network.Stream, error) {
 }
 
 func (c *conv) read(ctx context.Context, _ uint64, count uint32) ([]byte, error) {
+	if c.joined() {
+		return c.message(ctx, count)
+	}
 	s, err := c.direct()
 	if err != nil {
 		return nil, err
@@ -323,6 +335,9 @@ func (c *conv) read(ctx context.Context, _ uint64, count uint32) ([]byte, error)
 }
 
 func (c *conv) write(ctx context.Context, b []byte) (int, error) {
+	if c.joined() {
+		return c.publish(ctx, b)
+	}
 	s, err := c.direct()
 	if err != nil {
 		return 0, err
@@ -366,6 +381,9 @@ func (c *conv) hangup() {
 			d.claimed()
 		}
 	}
+	if was == "Joined" {
+		c.leave()
+	}
 	if s != nil && was != "Closed" {
 		s.Close()
 		c.t.n.host.ConnManager().Unprotect(s.Conn().RemotePeer(), c.tag())
@@ -377,10 +395,11 @@ func (n *node) stream(ctx context.Context, p peer.ID, proto protocol.ID) (networ
 	if err := n.connect(ctx, p); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, connectTime)
+	ctx, cancel := context.WithTimeout(network.WithAllowLimitedConn(network.WithNoDial(ctx, "connected"), "a relay of others"), connectTime)
 	defer cancel()
+	n.reach.direct(ctx, p)
 	n.host.Peerstore().RemoveProtocols(p, proto)
-	s, err := n.host.NewStream(network.WithNoDial(ctx, "connected"), p, proto)
+	s, err := n.host.NewStream(ctx, p, proto)
 	var not multistream.ErrNotSupported[protocol.ID]
 	switch {
 	case errors.As(err, &not):

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -14,23 +15,30 @@ import (
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
-	"github.com/libp2p/go-libp2p/core/metrics"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/core/sec"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	tls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	webrtc "github.com/libp2p/go-libp2p/p2p/transport/webrtc"
+	"github.com/libp2p/go-libp2p/p2p/transport/websocket"
+	webtransport "github.com/libp2p/go-libp2p/p2p/transport/webtransport"
 	"github.com/multiformats/go-multiaddr"
 )
 
 const (
 	connectTime    = 15 * time.Second
-	peersLow       = 512 // above peersHigh connections, those without a conversation are closed down to peersLow
+	punchDialTime  = 2 * time.Second
+	findTime       = 3 * time.Second // to ask the DHT where a peer is of which nothing is known
+	peersLow       = 512             // above peersHigh connections, those without a conversation are closed down to peersLow
 	peersHigh      = 640
 	connsPerIP     = 64 // a household behind one address
 	streamsPerPeer = 1024
@@ -103,7 +111,10 @@ func checkRun(run string) error {
 	return err
 }
 
-func newHost(key crypto.PrivKey, listen string, reporter metrics.Reporter) (host.Host, error) {
+type protocolID = protocol.ID
+
+// newHost listens. `portMap`: also ask routers for a mapping, by UPnP and NAT-PMP.
+func newHost(key crypto.PrivKey, listen string, portMap bool, n *node) (host.Host, error) {
 	limits := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&limits)
 	many := rcmgr.ResourceLimits{Conns: 1024, ConnsInbound: 1024, ConnsOutbound: 1024, FD: 2048, Streams: 16384, StreamsInbound: 16384, StreamsOutbound: 16384}
@@ -118,16 +129,23 @@ func newHost(key crypto.PrivKey, listen string, reporter metrics.Reporter) (host
 	if err != nil {
 		return nil, err
 	}
-	h, err := libp2p.New(libp2p.Identity(key), libp2p.UserAgent("ipos-netd/"+version), libp2p.DisableMetrics(), libp2p.DisableRelay(), libp2p.NoListenAddrs,
-		libp2p.Transport(tcp.NewTCPTransport), libp2p.Transport(quic.NewTransport),
+	mapping := func(*libp2p.Config) error { return nil }
+	if portMap {
+		mapping = libp2p.NATPortMap()
+	}
+	h, err := libp2p.New(libp2p.Identity(key), libp2p.UserAgent("ipos-netd/"+version), libp2p.DisableMetrics(), libp2p.EnableRelay(), libp2p.NoListenAddrs,
+		libp2p.ShareTCPListener(), libp2p.Transport(tcp.NewTCPTransport), libp2p.Transport(quic.NewTransport), libp2p.Transport(websocket.New),
+		libp2p.Transport(webtransport.New), libp2p.Transport(webrtc.New),
 		libp2p.Security(tls.ID, tls.New), libp2p.Security(noise.ID, noise.New),
-		libp2p.ResourceManager(resources), libp2p.ConnectionManager(conns), libp2p.BandwidthReporter(reporter),
-		libp2p.SwarmOpts(swarm.WithDialRanker(tcpFirst)))
+		libp2p.ResourceManager(resources), libp2p.ConnectionManager(conns), libp2p.BandwidthReporter(n.pulse), libp2p.ConnectionGater(n.score.gater),
+		libp2p.EnableHolePunching(holepunch.WithTracer(n.reach), holepunch.DirectDialTimeout(punchDialTime)), libp2p.EnableAutoNATv2(), libp2p.EnableNATService(), mapping,
+		libp2p.SwarmOpts(swarm.WithDialRanker(inTurn)))
 	if err != nil {
 		return nil, err
 	}
+	port := "0"
 	for _, a := range strings.FieldsFunc(listen, func(r rune) bool { return r == ',' }) {
-		if err := listenOn(h, a); err != nil {
+		if err := listenOn(h, a, &port); err != nil {
 			h.Close()
 			return nil, err
 		}
@@ -135,34 +153,72 @@ func newHost(key crypto.PrivKey, listen string, reporter metrics.Reporter) (host
 	return h, nil
 }
 
-// listenOn takes any free port where the one asked for is taken. A machine without IPv6 does without it.
-func listenOn(h host.Host, address string) error {
-	a, err := multiaddr.NewMultiaddr(address)
-	if err != nil {
+// listenOn takes any free port where the one asked for is taken; where any will do, first that of the first address, so that all transports share a
+// number. A machine without IPv6 does without it.
+func listenOn(h host.Host, address string, port *string) error {
+	if _, err := multiaddr.NewMultiaddr(address); err != nil {
 		return fmt.Errorf("%q is not a multiaddr to listen on: %w", address, err)
 	}
-	if err = h.Network().Listen(a); err == nil {
-		return nil
-	}
-	if errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL) && strings.HasPrefix(address, "/ip6/::/") {
-		return nil
-	}
 	parts := strings.Split(address, "/") // "", ip4, HOST, tcp, PORT, ...
-	if len(parts) > 4 && parts[4] != "0" {
-		parts[4] = "0"
-		return listenOn(h, strings.Join(parts, "/"))
+	ports := []string{""}
+	if len(parts) > 4 {
+		ports = []string{parts[4], *port, "0"}
+	}
+	if ports[0] == "0" {
+		ports = ports[1:]
+	}
+	var err error
+	for _, p := range ports {
+		if p != "" {
+			parts[4] = p
+		}
+		if err = h.Network().Listen(multiaddr.StringCast(strings.Join(parts, "/"))); err == nil {
+			for _, l := range texts(h.Network().ListenAddresses()) {
+				if at := strings.Split(l, "/"); len(at) > 4 && *port == "0" {
+					*port = at[4]
+				}
+			}
+			return nil
+		}
+		if errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL) && strings.HasPrefix(address, "/ip6/::/") {
+			return nil
+		}
 	}
 	return fmt.Errorf("nothing can listen on %s: %w", address, err)
 }
 
-// tcpFirst: TCP carries twice what QUIC does here, so QUIC is dialled where TCP does not answer at once.
-func tcpFirst(addrs []multiaddr.Multiaddr) (l []network.AddrDelay) {
+// listening are the addresses to listen on again after a restart.
+func (n *node) listening() (l []string) {
+	for _, a := range texts(n.host.Network().ListenAddresses()) {
+		if a, _, _ = strings.Cut(a, "/certhash"); !slices.Contains(l, a) && !strings.Contains(a, "p2p-circuit") {
+			l = append(l, a)
+		}
+	}
+	return l
+}
+
+// inTurn: TCP carries twice what QUIC does here, so QUIC is dialled where TCP does not answer at once, then what browsers need, and relays where
+// nothing else does.
+func inTurn(addrs []multiaddr.Multiaddr) (l []network.AddrDelay) {
+	first := time.Hour
 	for _, a := range addrs {
 		delay := 150 * time.Millisecond
-		if _, err := a.ValueForProtocol(multiaddr.P_TCP); err == nil {
-			delay = 0
+		for _, p := range a.Protocols() {
+			switch p.Code {
+			case multiaddr.P_TCP:
+				delay = 0
+			case multiaddr.P_WS, multiaddr.P_WSS, multiaddr.P_WEBTRANSPORT, multiaddr.P_WEBRTC_DIRECT:
+				delay = 300 * time.Millisecond
+			}
 		}
+		if relayed(a) {
+			delay = 400 * time.Millisecond
+		}
+		first = min(first, delay)
 		l = append(l, network.AddrDelay{Addr: a, Delay: delay})
+	}
+	for i := range l {
+		l[i].Delay -= first
 	}
 	return l
 }
@@ -187,6 +243,19 @@ func (n *node) connect(ctx context.Context, p peer.ID) error {
 	if s, ok := n.host.Network().(*swarm.Swarm); ok {
 		s.Backoff().Clear(p)
 	}
+	if len(n.host.Peerstore().Addrs(p)) == 0 && n.dht.RoutingTable().Size() > 0 {
+		asking, cancel := context.WithTimeout(ctx, findTime)
+		if info, err := n.dht.FindPeer(asking, p); err == nil {
+			n.host.Peerstore().AddAddrs(p, info.Addrs, peerstore.TempAddrTTL)
+		}
+		cancel()
+	}
+	if l := n.reach.through(p); len(l) > 0 && len(n.host.Network().ConnsToPeer(p)) == 0 {
+		for !n.reach.prepared() && ctx.Err() == nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+		n.host.Peerstore().AddAddrs(p, l, peerstore.TempAddrTTL)
+	}
 	if err := n.host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
 		return outOfReach(p, err)
 	}
@@ -201,6 +270,8 @@ func outOfReach(p peer.ID, err error) error {
 	switch {
 	case errors.Is(err, swarm.ErrNoAddresses):
 		why = "no address of it is known"
+	case errors.Is(err, swarm.ErrGaterDisallowedConnection):
+		why = "it is cut off for a while: /blocked says why"
 	case errors.As(err, &other):
 		why = fmt.Sprintf("%s answers there", other.Actual)
 	case errors.As(err, &dial) && len(dial.DialErrors) > 0:
@@ -212,5 +283,7 @@ func outOfReach(p peer.ID, err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		why = fmt.Sprintf("no answer within %v", connectTime)
 	}
-	return fmt.Errorf("%s is out of reach (%s)", p, cut(strings.ReplaceAll(why, "\n", " "), 500))
+	return fmt.Errorf("%s is out of reach (%s)", p, cut(oneLine(why), 500))
 }
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/multiformats/go-multiaddr"
 	"github.com/multiformats/go-multihash"
 )
@@ -82,22 +83,51 @@ func TestATakenPortIsReplacedByAFreeOne(t *testing.T) {
 	}
 	defer taken.Close()
 	address := fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", taken.Addr().(*net.TCPAddr).Port)
-	key, err := loadKey(filepath.Join(t.TempDir(), "key"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, err := newHost(key, address+",/ip4/127.0.0.1/udp/0/quic-v1", newPulse())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
-	got := texts(h.Network().ListenAddresses())
+	n := testNode(t, options{listen: address + ",/ip4/127.0.0.1/udp/0/quic-v1"})
+	got := n.listening()
 	if len(got) != 2 || strings.Contains(strings.Join(got, " "), address) || strings.Contains(strings.Join(got, " "), "/tcp/0") {
 		t.Fatal(got)
 	}
-	if _, err := newHost(key, "nonsense", newPulse()); err == nil || !strings.Contains(err.Error(), `"nonsense" is not a multiaddr`) {
+	if _, err := newNode(t.Context(), options{key: filepath.Join(t.TempDir(), "key"), listen: "nonsense"}); err == nil || !strings.Contains(err.Error(), `"nonsense" is not a multiaddr`) {
 		t.Fatal(err)
 	}
+}
+
+func TestAllTransportsShareOnePort(t *testing.T) {
+	const on = "/ip4/127.0.0.1/"
+	n := testNode(t, options{listen: on + "tcp/0," + on + "tcp/0/ws," + on + "udp/0/quic-v1," + on + "udp/0/quic-v1/webtransport," + on + "udp/0/webrtc-direct"})
+	ports := map[string]bool{}
+	for _, a := range n.listening() {
+		ports[strings.Split(a, "/")[4]] = true
+	}
+	if len(ports) != 1 || len(n.listening()) != 5 {
+		t.Fatal(n.listening())
+	}
+	for _, a := range n.host.Addrs() {
+		client := testNode(t, options{})
+		client.host.Peerstore().AddAddrs(n.host.ID(), []multiaddr.Multiaddr{a}, peerstore.PermanentAddrTTL)
+		if err := client.connect(t.Context(), n.host.ID()); err != nil {
+			t.Fatal(a, err)
+		}
+		if _, err := client.pulse.ping(t.Context(), n.host.ID()); err != nil {
+			t.Fatal(a, err)
+		}
+	}
+}
+
+// testNode is a whole node in this process, on loopback, that ends with the test.
+func testNode(t *testing.T, o options) *node {
+	t.Helper()
+	o.key = filepath.Join(t.TempDir(), "key")
+	if o.listen == "" {
+		o.listen = "/ip4/127.0.0.1/tcp/0"
+	}
+	n, err := newNode(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.host.Close() })
+	return n
 }
 
 func TestOnlyTheNodesOwnUserGetsABulkSocket(t *testing.T) {
@@ -128,11 +158,22 @@ func TestOnlyTheNodesOwnUserGetsABulkSocket(t *testing.T) {
 	}
 }
 
-func TestTcpIsDialledFirst(t *testing.T) {
-	for _, d := range tcpFirst([]multiaddr.Multiaddr{multiaddr.StringCast("/ip4/1.2.3.4/udp/1/quic-v1"), multiaddr.StringCast("/ip4/1.2.3.4/tcp/1")}) {
-		if strings.Contains(d.Addr.String(), "tcp") != (d.Delay == 0) {
+func TestAddressesAreDialledInTurn(t *testing.T) {
+	const at, relay = "/ip4/1.2.3.4/", "/p2p/12D3KooWB2127hQmrNLBWSfyiMZm61jP1E25ZzuoVEZpUwpwrFBF/p2p-circuit"
+	order := []string{at + "tcp/1", at + "udp/1/quic-v1", at + "tcp/1/ws", at + "tcp/1" + relay}
+	var addrs []multiaddr.Multiaddr
+	for _, a := range order {
+		addrs = append(addrs, multiaddr.StringCast(a))
+	}
+	last := -time.Second
+	for i, d := range inTurn(addrs) {
+		if d.Addr.String() != order[i] || d.Delay <= last {
 			t.Fatal(d)
 		}
+		last = d.Delay
+	}
+	if d := inTurn(addrs[3:]); d[0].Delay != 0 {
+		t.Fatal("where there is nothing but a relay, nothing is waited for:", d)
 	}
 }
 

@@ -44,6 +44,7 @@ type seen struct {
 	mine      sighting
 	connected map[peer.ID]sighting
 	found     map[peer.ID]sighting
+	upAt      time.Time     // when somebody last came
 	changed   chan struct{} // closed and replaced at each change
 }
 
@@ -66,7 +67,13 @@ func (s *seen) addresses(l []string) {
 }
 
 func (s *seen) up(p peer.ID, addresses []string) {
-	s.change(func(v sighting) bool { s.connected[p] = v; return true }, addresses)
+	s.change(func(v sighting) bool { s.connected[p], s.upAt = v, time.Now(); return true }, addresses)
+}
+
+func (s *seen) lastUp() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.upAt
 }
 
 // down forgets also where mDNS saw the peer, so that the next time it is seen is news.
@@ -165,7 +172,7 @@ func (n *node) watch(onLAN bool) error {
 			case event.EvtLocalAddressesUpdated:
 				n.seen.addresses(n.addrs())
 			case event.EvtPeerConnectednessChanged:
-				if e.Connectedness != network.Connected {
+				if e.Connectedness == network.NotConnected {
 					n.seen.down(e.Peer)
 					continue
 				}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
 )
 
 const maxCommand = 64 << 10
@@ -80,6 +81,13 @@ func (n *node) tree() *file {
 		&file{path: "addrs", mode: 0o400, open: text(func(context.Context) (string, error) { return lines(n.addrs()), nil })},
 		&file{path: "ctl", mode: 0o200, open: func(f *fid) error { f.handle = &handle{write: commands(n.command)}; return nil }},
 		&file{path: "events", mode: 0o400, open: func(f *fid) error { f.handle = &handle{read: n.seen.reader()}; return nil }},
+		&file{path: "relay", mode: 0o600, open: func(f *fid) error {
+			f.handle = snapshot(n.relay.text)
+			f.handle.write = commands(n.relay.command)
+			return nil
+		}},
+		&file{path: "routing", mode: 0o600, open: questions(n.ask)},
+		&file{path: "blocked", mode: 0o400, open: text(func(context.Context) (string, error) { return n.score.blocked(), nil })},
 		&file{path: "clone", mode: 0o600, open: n.convs.clone})
 	peers := &file{path: "/peers", up: root, mode: 0o500}
 	peers.walk = func(name string) *file {
@@ -139,12 +147,12 @@ func (n *node) status(context.Context) (string, error) {
 		streams += len(c.GetStreams())
 	}
 	return fmt.Sprintf("version %s\npeer %s\naddresses %s\nlistening %s\nuptime_s %d\npeers %d\nconnections %d\nstreams %d\nconversations %d\n",
-		version, n.host.ID(), strings.Join(n.addrs(), " "), strings.Join(texts(n.host.Network().ListenAddresses()), " "), int(time.Since(n.since).Seconds()), len(n.host.Network().Peers()),
-		len(conns), streams, len(n.convs.all())), nil
+		version, n.host.ID(), strings.Join(n.addrs(), " "), strings.Join(n.listening(), " "), int(time.Since(n.since).Seconds()), len(n.host.Network().Peers()),
+		len(conns), streams, len(n.convs.all())) + fmt.Sprintf("dht_%s %d\n", strings.ToLower(fmt.Sprint(n.dht.Mode()))[:1], n.dht.RoutingTable().Size()) + n.reach.text(), nil
 }
 
 func (n *node) peerStatus(p peer.ID) (string, error) {
-	conns := n.host.Network().ConnsToPeer(p)
+	conns, _ := n.ways(p)
 	if len(conns) == 0 {
 		return "", fmt.Errorf("%s is not connected", p)
 	}
@@ -161,7 +169,8 @@ func (n *node) peerStatus(p peer.ID) (string, error) {
 	if rtt > 0 {
 		s += fmt.Sprintf("rtt_ms %.2f\n", rtt.Seconds()*1e3)
 	}
-	return s, nil
+	path, why := n.reach.path(p)
+	return s + fmt.Sprintf("path %s\nwhy %s\nrelays %v\n", path, why, n.serves(p, proto.ProtoIDv2Hop)) + n.score.text(p), nil
 }
 
 // command is a line of /ctl.
@@ -174,13 +183,26 @@ func (n *node) command(ctx context.Context, words []string) error {
 		n.host.Peerstore().AddAddrs(infos[0].ID, infos[0].Addrs, peerstore.TempAddrTTL)
 		return n.connect(ctx, infos[0].ID)
 	}
+	if words[0] == "pool" && len(words) <= maxPool {
+		var l []peer.ID
+		for _, w := range words[1:] {
+			p, err := peer.Decode(w)
+			if err != nil {
+				return fmt.Errorf("pool: %q is not a peer id", cut(w, 100))
+			}
+			l = append(l, p)
+		}
+		n.reach.setPool(l)
+		return nil
+	}
 	change, known := map[string]func(peer.ID) error{
 		"disconnect": n.host.Network().ClosePeer,
 		"protect":    func(p peer.ID) error { n.host.ConnManager().Protect(p, "asked"); return nil },
 		"unprotect":  func(p peer.ID) error { n.host.ConnManager().Unprotect(p, "asked"); return nil },
+		"unblock":    n.score.unblock,
 	}[words[0]]
 	if !known || len(words) != 2 {
-		return fmt.Errorf("%q is not a command here; it knows connect ADDR..., disconnect PEER, protect PEER, unprotect PEER", cut(strings.Join(words, " "), 200))
+		return fmt.Errorf("%q is not a command here; it knows connect ADDR..., pool PEER..., disconnect PEER, protect PEER, unprotect PEER, unblock PEER", cut(strings.Join(words, " "), 200))
 	}
 	p, err := peer.Decode(words[1])
 	if err != nil {

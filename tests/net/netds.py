@@ -9,9 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from natlab import inside
+
 from ipos.net.blocks import May
 from ipos.net.engine import PeerSeen
 from ipos.net.netd import Netd
+from ipos.net.process import binary
 from ipos.store.blocks import BlockStore, MemoryStore
 
 TCP = "/ip4/127.0.0.1/tcp/0"
@@ -26,9 +29,21 @@ def netd(
     store: BlockStore | None = None,
     may: May = lambda _, __: True,
     mdns: bool = False,
+    bootstrap: Sequence[str] = (),
+    relay: str = "",
+    place: int | None = None,
 ) -> Netd:
+    """`place`: of `natlab`, where its process runs."""
     home.mkdir(exist_ok=True)
-    return Netd(key=home / "key", run_dir=home, listen=listen, mdns=mdns, store=store or MemoryStore(), may=may)
+    program = None
+    if place is not None:
+        program = home / "netd"
+        program.write_text(f'#!/bin/sh\nexec {" ".join(inside(place))} {binary()} "$@"\n')
+        program.chmod(0o700)
+    return Netd(
+        key=home / "key", run_dir=home, listen=listen, mdns=mdns, store=store or MemoryStore(), may=may,
+        bootstrap=bootstrap, relay=lambda: relay, program=program,
+    )  # fmt: skip
 
 
 @asynccontextmanager

@@ -20,11 +20,12 @@ from ipos.wire.errors import Refused
 
 OTHER = {
     "name": "attic", "cores": 3, "share": 50, "memory": "8G", "native": False, "listen": "local", "tcp": "127.0.0.1:5640",
-    "store_bytes": 1 << 30, "log_bytes": 1 << 20,
+    "store_bytes": 1 << 30, "log_bytes": 1 << 20, "bootstrap": ["/ip4/1.2.3.4/tcp/1/p2p/12D3KooWQ"], "relay": "on limit 10M for pool",
 }  # fmt: skip
 WRONG = {
     "name": ["Attic PC", "x" * 33, 3], "cores": [-1, 2.5, "two", True, 5000], "share": [101, -1, "50"], "memory": ["8 X", 8, "lots", "0"],
     "native": ["yes", 1], "listen": ["wan", 1], "tcp": ["0.0.0.0:1", 5640], "store_bytes": [-1, "1G"], "log_bytes": [1, "4M"],
+    "bootstrap": ["/ip4/1.2.3.4/tcp/1", ["1.2.3.4:1"], [3]], "relay": ["yes", "on limit", True],
 }  # fmt: skip
 
 

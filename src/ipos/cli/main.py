@@ -182,7 +182,18 @@ def parser() -> argparse.ArgumentParser:
     options.files(add)
     options.top(add)
     content(add)
+    _net(add)
     return top
+
+
+def _net(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """The commands of `cli.net`."""
+    add("net", "how this machine is reached, and how it reaches others")
+    add("ping", "how long a machine takes to answer, which way, and why").add_argument("node", metavar="NODE")
+    relaying = add("relay", "help machines that cannot dial each other: carry their bytes")
+    relaying.add_argument("what", nargs="?", choices=("on", "off", "status"), default="status")
+    relaying.add_argument("--limit", metavar="BYTES", help="bytes a second for all of them together: 500K, 10M")
+    relaying.add_argument("--for", dest="for_", choices=("pool", "anyone"), default="pool", help="whom (default pool)")
 
 
 def _keys(commands: Any) -> None:
@@ -370,6 +381,10 @@ def main(argv: list[str] | None = None) -> int:
             from ipos.cli import ns
 
             return asyncio.run(done(ns.ns(arguments)))
+        if arguments.command in ("net", "ping", "relay"):
+            from ipos.cli import net
+
+            return asyncio.run(done(net.COMMANDS[arguments.command](arguments)))
         if arguments.command == "image":
             from ipos.cli import image
 

@@ -79,6 +79,11 @@ class BlockLink:
                 await asyncio.to_thread(thread.join)
         self._sock.close()
 
+    @property
+    def over(self) -> bool:
+        """Whether netd has ended, or is about to."""
+        return self._over
+
     # ---- what the node asks
 
     async def fetch(self, cids: Sequence[bytes], peers: Sequence[PeerId], timeout_s: float) -> None:

@@ -7,22 +7,26 @@ When the process dies it is started again, on the same ports: protocols are anno
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import os
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ipos.net.blocks import May
-from ipos.net.engine import Accept, PeerId, PeerSeen
+from ipos.net.engine import Accept, PeerId, PeerSeen, Way
 from ipos.net.process import Process
+from ipos.net.topic import NetdTopic
+from ipos.store import cid as c
 from ipos.store.blocks import BlockStore
 from ipos.tree.ninep.client import Client
 from ipos.wire import limits
 from ipos.wire.errors import Gone, Refused
+from ipos.wire.text import parse
 
 log = logging.getLogger("ipos.netd")
 
@@ -41,16 +45,32 @@ class _Line(msgspec.Struct):
 
 
 class Netd:
-    """`key`: file of the transport key, made if missing; `run_dir`: a short directory; `listen`: multiaddrs, none = only dial."""
+    """`key`: file of the transport key, made if missing; `run_dir`: a short directory; `listen`: multiaddrs, none = only dial;
+    `bootstrap`: multiaddrs with /p2p/ of peers to stay connected to; `relay`: what is written to netd's /relay at each start;
+    `program`: another ipos-netd than this installation's."""
 
     def __init__(
-        self, *, key: Path, run_dir: Path, listen: Sequence[str], mdns: bool, store: BlockStore, may: May
+        self,
+        *,
+        key: Path,
+        run_dir: Path,
+        listen: Sequence[str],
+        mdns: bool,
+        store: BlockStore,
+        may: May,
+        bootstrap: Sequence[str] = (),
+        relay: Callable[[], str] = lambda: "",
+        program: Path | None = None,
     ) -> None:
         self.starts = 0
         self._key = key
         self._run_dir = run_dir
         self._listening = tuple(listen)
         self._mdns = mdns
+        self._program = program
+        self._bootstrap = tuple(bootstrap)
+        self._relay = relay
+        self._pool: tuple[PeerId, ...] = ()
         self._store = store
         self._may = may
         self._peer = ""
@@ -79,8 +99,8 @@ class Netd:
 
     async def _begin(self) -> None:
         process = await Process.start(
-            key=self._key, run_dir=self._run_dir, listen=self._listening, mdns=self._mdns, store=self._store,
-            may=self._may, on_lost=self._up.clear,
+            program=self._program, key=self._key, run_dir=self._run_dir, listen=self._listening, mdns=self._mdns,
+            bootstrap=self._bootstrap, store=self._store, may=self._may, on_lost=self._up.clear,
         )  # fmt: skip
         self._peer = process.status["peer"]
         self._addresses = tuple(process.status.get("addresses", "").split())
@@ -89,6 +109,7 @@ class Netd:
         self.starts += 1
         self._process = process
         self._do(self._read_events(process.client))
+        self._do(self._tell_netd(process.client, relay=True))
         for protocol in self._accepts:
             self._do(self._announce(process.client, protocol))
         cut_off, self._cut_off = self._cut_off, {}
@@ -159,6 +180,17 @@ class Netd:
             except OSError as error:
                 log.info("after a restart: %s", error)
 
+    async def _tell_netd(self, client: Client, relay: bool = False) -> None:
+        """What a fresh netd does not know."""
+        try:
+            await client.write("/ctl", " ".join(["pool", *self._pool]).encode())
+            if relay and (command := self._relay()):
+                await client.write("/relay", command.encode())
+        except Gone:
+            return
+        except Refused as refused:
+            log.error("%s", refused)
+
     # ---- NetEngine
 
     @property
@@ -167,6 +199,25 @@ class Netd:
 
     def addresses(self) -> tuple[str, ...]:
         return self._addresses
+
+    def pool(self, peers: Iterable[PeerId]) -> None:
+        """See `Peers.pool`."""
+        new = tuple(sorted(set(peers) - {self._peer}))
+        if new != self._pool:
+            self._pool = new
+            if self._process is not None:
+                self._do(self._tell_netd(self._process.client))
+
+    async def way(self, peer: PeerId) -> Way:
+        """See `Peers.way`."""
+        try:
+            status = parse((await (await self.client()).read(f"/peers/{peer}/status")).decode())
+        except Gone:
+            raise
+        except Refused:
+            return Way("none", why="not connected")
+        kind, _, via = status["path"].partition(" ")
+        return Way(kind, via, status["why"], float(status["rtt_ms"]) if "rtt_ms" in status else None)
 
     @property
     def listening(self) -> tuple[str, ...]:
@@ -303,6 +354,45 @@ class Netd:
             try:
                 return await process.link.fetch(cids, peers, max(0.0, left))
             except Gone:
-                if left <= 0 or process.child.returncode is None:
+                if left <= 0 or not process.link.over:
                     raise
                 await asyncio.wait({asyncio.create_task(process.child.wait())})
+
+    # ---- routing and topics
+
+    async def _ask(self, question: str) -> str:
+        client = await self.client()
+        async with client.open("/routing", os.O_RDWR) as file:
+            await file.write_at(0, question.encode())
+            answer = bytearray()
+            while piece := await file.read_at(len(answer), limits.MiB):
+                answer += piece
+            return answer.decode()
+
+    async def provide(self, cid: bytes) -> None:
+        """See `Routing.provide`. `Refused` while no other node is connected."""
+        await self._ask(f"provide {c.text(cid)}")
+
+    async def providers(self, cid: bytes, most: int = 20) -> dict[PeerId, tuple[str, ...]]:
+        """See `Routing.providers`."""
+        answer = await self._ask(f"find {c.text(cid)} {most}")
+        return {peer: tuple(addresses) for peer, *addresses in map(str.split, answer.splitlines())}
+
+    async def publish(self, name: str, value: bytes) -> None:
+        """See `Routing.publish`."""
+        if not name or len(name) > 100 or set(name) & set("/ \n\t") or not 1 <= len(value) <= limits.route_value_bytes:
+            raise Refused(
+                f"a record has a name of 1 to 100 characters without / and spaces, and 1 to {limits.route_value_bytes} "
+                f"bytes: not {name[:100]!r} with {len(value)}"
+            )
+        await self._ask(f"put {name} {base64.b64encode(value).decode()}")
+
+    async def record(self, peer: PeerId, name: str) -> bytes:
+        """See `Routing.record`."""
+        return base64.b64decode(await self._ask(f"get {peer} {name}"))
+
+    async def join(self, topic: str) -> NetdTopic:
+        """See `PubSub.join`."""
+        made = NetdTopic(topic, self.client)
+        await made.joined()
+        return made

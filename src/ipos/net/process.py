@@ -58,22 +58,26 @@ class Process:
     async def start(
         cls,
         *,
+        program: Path | None,
         key: Path,
         run_dir: Path,
         listen: Sequence[str],
         mdns: bool,
+        bootstrap: Sequence[str],
         store: BlockStore,
         may: May,
         on_lost: Callable[[], None],
     ) -> Process:
-        """Return when it answers. `Refused` with what it said if it does not. `on_lost`: the 9P connection has ended."""
-        path, sockets = binary(), own_directory(run_dir)
+        """Return when it answers. `Refused` with what it said if it does not. `mdns`: be found on the local network, and ask its router for a
+        port; `on_lost`: the 9P connection has ended."""
+        path, sockets = program or binary(), own_directory(run_dir)
         ours, theirs = socket.socketpair()
         blocks, their_blocks = socket.socketpair()
         with theirs, their_blocks:
             try:
                 child = await asyncio.create_subprocess_exec(
-                    str(path), "-key", str(key), "-listen", ",".join(listen), "-run", str(sockets), f"-mdns={str(mdns).lower()}",
+                    str(path), "-key", str(key), "-listen", ",".join(listen), "-run", str(sockets),
+                    *(("-mdns", "-portmap") if mdns else ()), "-bootstrap", ",".join(bootstrap),
                     "-nine", f"fd:{theirs.fileno()}", "-blocks", f"fd:{their_blocks.fileno()}",
                     stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
                     pass_fds=(theirs.fileno(), their_blocks.fileno()), start_new_session=True,

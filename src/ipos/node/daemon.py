@@ -185,6 +185,7 @@ class Node:
     def _match_members(self) -> None:
         """One member for each machine of the list."""
         names = self.names()
+        self.net.pool(names)
         for machine in self.mine.machines:
             if machine.peer in self._members:
                 self.coordinator.members[machine.peer].name = machine.name

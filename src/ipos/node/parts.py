@@ -43,7 +43,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("ipos.node")
 
 LISTEN = {
-    "lan": ("/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1", "/ip6/::/tcp/0", "/ip6/::/udp/0/quic-v1"),
+    "lan": tuple(
+        f"/{where}/{how}"
+        for how in ("tcp/0", "udp/0/quic-v1", "tcp/0/ws", "udp/0/quic-v1/webtransport", "udp/0/webrtc-direct")
+        for where in ("ip4/0.0.0.0", "ip6/::")
+    ),
     "local": ("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"),
 }
 
@@ -81,10 +85,11 @@ async def opened(home: Home, config: Config, stack: AsyncExitStack, private: boo
     members: set[str] = set()
     alone = private and (stored is None or len(stored.machines) < 2)  # nobody waits for it
     where = "local" if alone else settings.listen
-    listen = None if alone else journal.meta(f"listen-{where}")
+    listen = None if alone else journal.meta(f"listening-{where}")
     net = Netd(
         key=home.path / "keys" / "transport", run_dir=home.run_dir, mdns=where == "lan", store=store,
         listen=json.loads(listen) if listen else LISTEN[where], may=lambda peer, cid: pins.may(cid, peer in members),
+        bootstrap=() if alone else settings.bootstrap, relay=lambda: config.next.relay,
     )  # fmt: skip
     stack.push_async_callback(net.close)
     _, _, load.speed, _ = await asyncio.gather(executor.open(), net.start(), thread(measure_speed), agent.load(account))
@@ -95,8 +100,8 @@ async def opened(home: Home, config: Config, stack: AsyncExitStack, private: boo
         store=store, journal=journal, executor=executor, load=load, pins=pins, offload=thread,
     )  # fmt: skip
     node.private = alone
-    if where == "local" and not alone:  # the same ports next time: peers find us where we were
-        journal.note("listen-local", json.dumps(net.addresses()))
+    if not alone:  # the same ports next time: peers, and routers that were told to forward them, find us where we were
+        journal.note(f"listening-{where}", json.dumps(net.listening))
     await thread(node.images.open)
     node.trees.watch(members)
     node.trees.mount_net(net)

@@ -45,6 +45,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     native: bool
     listen: str
     tcp: str
+    bootstrap: list[str]
+    relay: str
     store_bytes: int
     log_bytes: int
     disk: Mapping[str, Disk]
@@ -95,6 +97,16 @@ def _loopback(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _peers(value: Any) -> bool:
+    if not isinstance(value, list):
+        return False
+    return all(isinstance(each, str) and re.fullmatch(r"/\S+/p2p/\w+", each) for each in cast(list[Any], value))
+
+
+def _relay(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"(on( limit \d+[KMG]?)?( for (pool|anyone))?)?", value))
+
+
 KEYS: Mapping[str, Key] = {
     "name": Key(
         "",
@@ -119,6 +131,18 @@ KEYS: Mapping[str, Key] = {
         'a loopback address such as "127.0.0.1:5640" where the tree is served to programs of this user and root; nowhere if it is empty',
         "a loopback address with a port",
         _loopback,
+    ),
+    "bootstrap": Key(
+        [],
+        "nodes to stay connected to, which may be used as relays",
+        "a list of multiaddrs that end in /p2p/ and a peer id",
+        _peers,
+    ),
+    "relay": Key(
+        "",
+        "what is written to /net/relay at the start; this machine relays for nobody if it is empty (ipos relay sets it)",
+        '"", or words such as "on limit 10M for pool"',
+        _relay,
     ),
     "store_bytes": Key(
         0,

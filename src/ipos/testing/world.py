@@ -39,8 +39,9 @@ from ipos.pool.saves import Save
 from ipos.store import unixfs
 from ipos.store.blocks import MemoryStore
 from ipos.store.pins import Pins
-from ipos.testing.memory import MemoryNet, Wires, pipe
+from ipos.testing.memory import MemoryNet
 from ipos.testing.time import VirtualLoop, WorldClock, run
+from ipos.testing.wires import Wires, pipe
 from ipos.tree.ninep.client import Client
 from ipos.tree.ninep.transport import ServerProtocol
 from ipos.vm.plan import RUNNING, Progress

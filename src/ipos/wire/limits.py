@@ -92,6 +92,8 @@ dial_s = 20.0
 outage_s = 10.0  # how long what needs the network waits for a restart of the network process
 events_waiting = 4096
 link_frame_bytes = 4 * MiB
+topic_message_bytes = 64 * KiB
+route_value_bytes = 4 * KiB
 fetch_cids = 16_384  # CIDs in one request to the network process; a longer list is cut into several
 
 # receipts

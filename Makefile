@@ -14,12 +14,10 @@ setup:  ## make .venv and the network process
 	@command -v uv >/dev/null || [ -x .boot/bin/uv ] || { $(PYTHON) -m venv .boot && .boot/bin/pip install -q uv; }
 	@PATH="$$PWD/.boot/bin:$$PATH" uv sync --quiet --inexact
 	@PATH="$$PWD/.boot/bin:$$PATH" netd/build.sh
-	@# Debian's iproute2 makes the hosts of the network tests; its diod, and its Linux in QEMU, are the other ends of the 9P tests; its zsh and fish try the completion
-	@{ command -v ip && command -v zsh && command -v fish && PATH="$$PATH:/usr/sbin" command -v diodcat; } >/dev/null || [ "$$(id -u)" != 0 ] || { apt-get update -q && apt-get install -qy iproute2 diod zsh fish; } >/dev/null
+	@# Debian's iproute2 and nftables make the hosts and NATs of the network tests; its diod, and its Linux in QEMU, are the other ends of the 9P tests; its zsh and fish try the completion
+	@{ command -v ip && command -v zsh && command -v fish && PATH="$$PATH:/usr/sbin" command -v diodcat && PATH="$$PATH:/usr/sbin" command -v nft; } >/dev/null || [ "$$(id -u)" != 0 ] || { apt-get update -q && apt-get install -qy iproute2 nftables diod zsh fish; } >/dev/null
 	@{ command -v qemu-system-x86_64 && command -v busybox; } >/dev/null || [ "$$(id -u)" != 0 ] || { apt-get update -q && apt-get install -qy --no-install-recommends qemu-system-x86 busybox-static; } >/dev/null
 	@$(RUN)/python tests/tree/guest.py || echo "without it tests/tree/test_linux.py fails"
-	@# Debian's iproute2 and nftables make the hosts and NATs of the network tests, its diod is the other end of the 9P tests
-	@{ command -v ip && PATH="$$PATH:/usr/sbin" command -v diodcat && PATH="$$PATH:/usr/sbin" command -v nft; } >/dev/null || [ "$$(id -u)" != 0 ] || { apt-get update -q && apt-get install -qy --no-install-recommends iproute2 nftables diod; } >/dev/null
 
 demo: setup  ## three nodes on this machine: a real batch, a kill -9, a restart
 	@$(RUN)/python examples/demo.py

@@ -16,6 +16,7 @@ from ipos.cli.completion import KINDS, candidates
 from ipos.cli.main import parser
 
 FREE = {
+    "BYTES",
     "N",
     "S",
     "GOP",

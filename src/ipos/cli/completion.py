@@ -190,7 +190,7 @@ async def _images(client: Client, last: str) -> list[tuple[str, str]]:
 
 KINDS: dict[str, tuple[str, Question | None]] = {
     "PATH": ("paths", _tree), "SOURCE": ("files", _tree), "TARGET": ("files", _tree), "CID[/PATH]": ("paths", _tree),
-    "TASK": ("words", _tasks), "TASK|F.car": ("files", _tasks), "JOB": ("words", _jobs), "NODES": ("words", _nodes),
+    "TASK": ("words", _tasks), "TASK|F.car": ("files", _tasks), "JOB": ("words", _jobs), "NODES": ("words", _nodes), "NODE": ("words", _nodes),
     "CID": ("words", _content), "IMAGE": ("words", _images),
     **dict.fromkeys(("FILE", "...", "F.car", "F", "DIR", "OUT", "GLOB", "PROGRAM", "PACKAGE|DIR", "LOCAL"), ("files", None)),
 }  # fmt: skip

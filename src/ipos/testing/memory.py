@@ -6,9 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import random
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
@@ -28,11 +25,6 @@ LOOK_S = DEAF_S / 4  # between looks whether the other end of a link still answe
 class MemoryTopic:
     """See `engine.Topic`."""
 
-    def __init__(self, dice: random.Random) -> None:
-        self.dice = dice
-        self.nets: dict[str, MemoryNet] = {}
-        self.cut: set[frozenset[str]] = set()
-        self.stream_bytes_s = math.inf  # of each stream in each direction: they share a connection fairly
     def __init__(self, net: MemoryNet, name: str) -> None:
         self.net, self.name = net, name
         self.inbox: asyncio.Queue[Message] = asyncio.Queue(limits.events_waiting)
@@ -54,99 +46,6 @@ class MemoryTopic:
         while True:
             yield await self.inbox.get()
 
-class _End(asyncio.Transport):
-    """One end of a stream."""
-
-    def __init__(self, wires: Wires, me: str, other: str, protocol: asyncio.BaseProtocol) -> None:
-        super().__init__()
-        self.wires, self.me, self.peer = wires, me, other
-        self.protocol: Any = protocol
-        self.twin: _End | None = None
-        self.queue: deque[tuple[float, bytes | None]] = deque()
-        self.moving = False
-        self.sent_at = 0.0  # when the last byte of what is queued has left
-        self.closed = False
-        self.reading = asyncio.Event()
-        self.reading.set()
-
-    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
-        if not self.closed:
-            self._push(bytes(data))
-
-    def _push(self, data: bytes | None) -> None:
-        now = asyncio.get_running_loop().time()
-        self.sent_at = max(now, self.sent_at) + len(data or b"") / self.wires.stream_bytes_s
-        self.queue.append((self.sent_at + self.wires.delay(), data))
-        if not self.moving:
-            self.moving = True
-            self.wires.nets[self.me].spawn(self._move())
-
-    async def _move(self) -> None:
-        """Carry what is queued to the other end, in order, when the way is free; many messages are on their way at once."""
-        held = 0.0
-        loop = asyncio.get_running_loop()
-        while self.queue:
-            await asyncio.sleep(max(0.0, self.queue[0][0] - loop.time()))
-            while not self.wires.open(self.me, self.peer):
-                await asyncio.sleep(CHECK_S)
-                held += CHECK_S
-                if held > DEAF_S:
-                    self.lose()
-                    return
-            held = 0.0
-            twin = self.twin
-            assert twin is not None
-            await twin.reading.wait()
-            _, data = self.queue.popleft()
-            if data is None:
-                twin.lost()
-                return
-            if not twin.closed:
-                twin.protocol.data_received(data)
-        self.moving = False
-
-    def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            self._push(None)
-            asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
-
-    def abort(self) -> None:
-        self.close()
-
-    def lost(self) -> None:
-        """The other end closed, or is gone."""
-        if not self.closed:
-            self.closed = True
-            self.protocol.connection_lost(None)
-
-    def lose(self) -> None:
-        self.lost()
-        if self.twin is not None:
-            self.twin.lost()
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def pause_reading(self) -> None:
-        self.reading.clear()
-
-    def resume_reading(self) -> None:
-        self.reading.set()
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
-
-
-def pipe(wires: Wires, a: str, b: str, first: asyncio.BaseProtocol, second: asyncio.BaseProtocol) -> _End:
-    """A stream between two protocols; the first's end."""
-    one, two = _End(wires, a, b, first), _End(wires, b, a, second)
-    one.twin, two.twin = two, one
-    for end in (one, two):
-        wires.nets[end.me].ends.add(end)
-    second.connection_made(two)
-    first.connection_made(one)
-    return one
     async def close(self) -> None:
         self.net.wires.topics[self.name].discard(self)
 

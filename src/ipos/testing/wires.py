@@ -7,6 +7,7 @@ What a partition, a lost packet or a sleeping machine holds back is not lost but
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -25,12 +26,13 @@ AGAIN_S = 0.3  # what one lost packet costs
 
 class Wires:
     """All links between all machines. May be changed at any time: `cut`, `loss` (chance that a message is late by a retransmission),
-    `slowest_s` (one way), `nats` (peer -> "open", "cone" or "symmetric") and `relays` (peers that relay for those who cannot dial each other)."""
+    `slowest_s` (one way), `stream_bytes_s`, `nats` (peer -> "open", "cone" or "symmetric") and `relays` (peers that relay for those who cannot dial each other)."""
 
     def __init__(self, dice: random.Random) -> None:
         self.dice = dice
         self.loss = 0.0
         self.slowest_s = 0.02
+        self.stream_bytes_s = math.inf  # of each stream in each direction: they share a connection fairly
         self.nets: dict[str, MemoryNet] = {}
         self.cut: set[frozenset[str]] = set()
         self.nats: dict[str, str] = {}
@@ -98,6 +100,7 @@ class End(asyncio.Transport):
         self.twin: End | None = None
         self.queue: deque[tuple[float, bytes | None]] = deque()  # b"": its writer is done; None: it is closed
         self.waiting = 0
+        self.sent_at = 0.0  # when the last byte of what is queued has left
         self.paused = False
         self.moving = False
         self.closed = False
@@ -122,7 +125,9 @@ class End(asyncio.Transport):
 
     def _push(self, data: bytes | None) -> None:
         self.waiting += len(data or b"")
-        self.queue.append((asyncio.get_running_loop().time() + self.wires.delay(), data))
+        now = asyncio.get_running_loop().time()
+        self.sent_at = max(now, self.sent_at) + len(data or b"") / self.wires.stream_bytes_s
+        self.queue.append((self.sent_at + self.wires.delay(), data))
         if not self.moving:
             self.moving = True
             self.wires.nets[self.me].spawn(self._move())

@@ -1,8 +1,9 @@
 """make demo: three nodes on this machine, joined by spoken codes, map a real program over real data; one is killed with kill -9 in the
 middle, the submitting node too, and is started again; the results are compared with a plain run. Then the same program in the engine: a
-killed node's task is resumed, not restarted, and a task stopped by kill -9 ends in another home with the same bytes, work and root. Then
-three workers with a store each run one task: one is killed, a fourth goes on from its save; one lies, is named, and its mark is proven wrong;
-a receipt is judged in an empty home (`replicas.py`). Exits non-zero if a step did not happen.
+killed node's task is resumed, not restarted, and a task stopped by kill -9 ends in another home with the same bytes, work and root; before
+it such a story is told with cat and echo alone, on the files of running nodes (`files.py`). Then
+three workers with a store each run one task: one is killed, a fourth goes on from its save; one lies, is named, and its mark is proven
+wrong; a receipt is judged in an empty home (`replicas.py`). Exits non-zero if a step did not happen.
 
 The three nodes share this machine's cores, so the speed-up that is printed is that of one machine.
 """
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import files
 import replicas
 
 HERE = Path(__file__).parent
@@ -129,7 +131,7 @@ def main() -> int:
     began = time.monotonic()
     try:
         run(scratch, homes)
-    except (Failed, replicas.Failed, OSError, subprocess.SubprocessError) as error:
+    except (Failed, files.Failed, replicas.Failed, OSError, subprocess.SubprocessError) as error:
         print(f"the demo failed: {error or type(error).__name__}", file=sys.stderr)
         return 1
     finally:
@@ -171,6 +173,9 @@ def run(scratch: Path, homes: dict[str, Path]) -> None:
     say(f"ipos map: {end['wall_s']:.1f} s, the same outputs; {speedup} ({end['nodes']})")
     disturbed(scratch, desk, loft, len(inputs), command)
     ipos(loft, "up")
+    wait_for("a pool of three nodes", lambda: pool_size(desk) == 3)
+    (scratch / "files").mkdir()
+    files.story(scratch / "files", homes, say)
     wait_for("a pool of three nodes", lambda: pool_size(desk) == 3)
     in_engine(scratch, homes)
     elsewhere(scratch, desk)

@@ -189,8 +189,8 @@ def run(scratch: Path, say: Say) -> None:
     say(f"verdict {c.text(verdict.cid_of(found))}:")
     for sentence in agreed.told():
         say(sentence)
-    extra, chance = agreed.extra, verdict.chance(agreed.seats)
-    say(f"extra work {extra:.0%}; {verdict.assumed(agreed.seats)}: {chance:.2%}")
+    seats, winners = agreed.seats, len(agreed.winners)
+    say(f"extra work {agreed.extra:.0%}; {verdict.assumed(seats, winners)}: {verdict.left(seats, winners):.2%}")
     receipt(scratch, agreed.ending.root, say)
 
 

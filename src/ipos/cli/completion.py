@@ -199,6 +199,7 @@ async def _images(client: Client, last: str) -> list[tuple[str, str]]:
 
 KINDS: dict[str, tuple[str, Question | None]] = {
     "PATH": ("paths", _tree), "SOURCE": ("files", _tree), "TARGET": ("files", _tree), "CID[/PATH]": ("paths", _tree),
+    **dict.fromkeys(("OLD", "[NEW] OLD", "/srv/NAME"), ("paths", _tree)),
     "TASK": ("words", _tasks), "TASK|F.car": ("files", _tasks), "JOB": ("words", _jobs), "NODES": ("words", _nodes), "NODE": ("words", _nodes),
     "MACHINE": ("words", _machines), "FRIEND": ("words", _friends), "ID|FRIEND": ("words", _friends),
     "CID": ("words", _content), "IMAGE": ("words", _images),

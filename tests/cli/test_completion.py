@@ -26,6 +26,8 @@ FREE = {
     "WORD",
     "MODULES",
     "TEXT",
+    "NEW",
+    "TIME",
     "code",
     "time",
     "name",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipos.identity import keys, machines
+from ipos.identity import friends, keys, machines
 from ipos.identity.machines import Machine
 from ipos.net import codes, join
 from ipos.wire.errors import Refused
@@ -112,6 +114,100 @@ def test_replay_and_garbage(tmp_path: Path) -> None:
     assert any(isinstance(step, join.Fail) for step in fresh.received(meeting.wire[2])), (
         "an old request under a new key"
     )
+
+
+class Friends:
+    """An inviter `PA` and a joiner `PB` of two accounts; `twist` changes what the joiner says of itself."""
+
+    def __init__(self, tmp_path: Path, twist: Any = None, wanted: str = "", own: bool = False) -> None:
+        self.keys = {"inviter": keys.create(tmp_path / "a"), "joiner": keys.create(tmp_path / "b")}
+        if own:
+            self.keys["joiner"] = self.keys["inviter"]
+        peers = {"inviter": "PA", "joiner": "PB"}
+        self.lists = {who: machines.sign(self.keys[who], 1, (machine(peer),)) for who, peer in peers.items()}
+        self.inviter = join.Inviter("PA", "PB", {7: CODE}, friendly={7}, account=self.keys["inviter"].address)
+        self.joiner = join.Joiner(CODE, "PA", machine("PB"), self.keys["joiner"].address, 4, wanted=wanted)
+        self.twist = twist or (lambda said: said)
+        self.met: dict[str, str] = {}
+        self.failures: list[str] = []
+
+    def run(self) -> Friends:
+        todo: list[tuple[str, Any]] = [("inviter", step) for step in self.joiner.start()]
+        while todo:
+            to, step = todo.pop(0)
+            me, other = (self.inviter, "joiner") if to == "inviter" else (self.joiner, "inviter")
+            steps: list[Any] = []
+            match step:
+                case join.Send(body):
+                    steps = me.received(body)
+                case join.Ask(_, _, friend):
+                    assert friend
+                    steps = me.confirmed(True)
+                case join.Introduce(peer):
+                    said = friends.introduce(self.keys[to], self.lists[to], {}, peer)
+                    steps = me.introduced(self.twist(said) if to == "joiner" else said)
+                case join.Befriend(introduction):
+                    self.met[to] = introduction.account
+                case join.Fail(sentence):
+                    self.failures.append(sentence)
+                case _:
+                    pass
+            todo += [(other if isinstance(one, join.Send) else to, one) for one in steps]
+        return self
+
+
+def test_accounts_become_friends(tmp_path: Path) -> None:
+    """Also of a machine whose account has others: it joins nothing."""
+    meeting = Friends(tmp_path).run()
+    assert meeting.failures == []
+    assert meeting.met == {"inviter": meeting.keys["joiner"].address, "joiner": meeting.keys["inviter"].address}
+
+
+def another(said: friends.Introduction) -> friends.Introduction:
+    return msgspec.structs.replace(said, to="PC")
+
+
+def unsigned(said: friends.Introduction) -> friends.Introduction:
+    return msgspec.structs.replace(said, addresses={"PB": ("/ip4/10.0.0.1/tcp/1",)})
+
+
+def not_hex(said: friends.Introduction) -> friends.Introduction:
+    return msgspec.structs.replace(said, signature="?")
+
+
+@pytest.mark.parametrize(
+    ("twist", "words"),
+    [(another, "not signed|to node PC"), (unsigned, "has not signed"), (not_hex, "not hex")],
+)
+def test_an_introduction_that_is_forged_is_refused(tmp_path: Path, twist: Any, words: str) -> None:
+    meeting = Friends(tmp_path, twist).run()
+    assert meeting.met == {}
+    assert meeting.failures
+    assert all(re.search(words, sentence) for sentence in meeting.failures)
+
+
+def test_an_introduction_to_another_is_no_introduction(tmp_path: Path) -> None:
+    """What one was shown cannot be shown to a third."""
+    key = keys.create(tmp_path / "k")
+    lst = machines.sign(key, 1, (machine("PB"),))
+    said = friends.introduce(key, lst, {}, "PA")
+    friends.check_introduction(said, "PA", "PB")
+    with pytest.raises(Refused, match="to node PA: this is PC"):
+        friends.check_introduction(said, "PC", "PB")
+    with pytest.raises(Refused, match="node PX is no machine of account"):
+        friends.check_introduction(said, "PA", "PX")
+
+
+def test_friends_are_two_accounts(tmp_path: Path) -> None:
+    meeting = Friends(tmp_path, own=True).run()
+    assert meeting.met == {}
+    assert "a machine of this very account" in meeting.failures[0]
+
+
+def test_who_wants_a_pool_gets_no_friend(tmp_path: Path) -> None:
+    meeting = Friends(tmp_path, wanted="own").run()
+    assert meeting.met == {}
+    assert "ipos join was told --as own" in meeting.failures[0]
 
 
 @given(st.lists(st.binary(max_size=60), max_size=4))

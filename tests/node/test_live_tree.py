@@ -55,17 +55,19 @@ class Nodes:
 
 @contextmanager
 def two() -> Iterator[Nodes]:
-    """Two nodes, one pool."""
+    """Two nodes, one pool, and a friend who was granted something on the first."""
     with tempfile.TemporaryDirectory(prefix="ipt") as directory:
         nodes = Nodes(Path(directory))
         (nodes.scratch / "run").mkdir(mode=0o700)
         try:
-            for name in ("one", "two"):
+            for name in ("one", "two", "friend"):
                 nodes.ipos(name, "up", "--name", name, "--listen", "local", "--cores", "2")
             nodes.ipos("two", "join", nodes.ipos("one", "invite", "--yes").split()[-1], "--yes")
+            nodes.ipos("friend", "join", nodes.ipos("one", "invite", "--as", "friend", "--yes").split()[-1], "--yes")
+            nodes.ipos("one", "friends", "grant", "friend", "--yes")
             yield nodes
         finally:
-            for name in ("one", "two"):
+            for name in ("one", "two", "friend"):
                 nodes.ipos(name, "down")
 
 

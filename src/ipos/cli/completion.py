@@ -180,6 +180,15 @@ async def _nodes(client: Client, last: str) -> list[tuple[str, str]]:
     ]
 
 
+async def _machines(client: Client, last: str) -> list[tuple[str, str]]:
+    members = await rows(client, "/pool/members")
+    return [(str(one["name"]), "" if one["connected"] else "out of reach") for one in members]
+
+
+async def _friends(client: Client, last: str) -> list[tuple[str, str]]:
+    return [(str(one["name"]), str(one["account"])) for one in await rows(client, "/friends/list")]
+
+
 async def _content(client: Client, last: str) -> list[tuple[str, str]]:
     return [(one.name, "") for one in await client.ls("/ipfs")]
 
@@ -190,7 +199,9 @@ async def _images(client: Client, last: str) -> list[tuple[str, str]]:
 
 KINDS: dict[str, tuple[str, Question | None]] = {
     "PATH": ("paths", _tree), "SOURCE": ("files", _tree), "TARGET": ("files", _tree), "CID[/PATH]": ("paths", _tree),
+    **dict.fromkeys(("OLD", "[NEW] OLD", "/srv/NAME"), ("paths", _tree)),
     "TASK": ("words", _tasks), "TASK|F.car": ("files", _tasks), "JOB": ("words", _jobs), "NODES": ("words", _nodes), "NODE": ("words", _nodes),
+    "MACHINE": ("words", _machines), "FRIEND": ("words", _friends), "ID|FRIEND": ("words", _friends),
     "CID": ("words", _content), "IMAGE": ("words", _images),
     **dict.fromkeys(("FILE", "...", "F.car", "F", "DIR", "OUT", "GLOB", "PROGRAM", "PACKAGE|DIR", "LOCAL"), ("files", None)),
 }  # fmt: skip

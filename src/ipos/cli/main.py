@@ -51,12 +51,22 @@ def parser() -> argparse.ArgumentParser:
     add("down", "end this machine's node")
     add("status", "how this machine's node is")
     add("doctor", "what protects this machine, what is missing, and what would mend it")
-    invite = add("invite", "let another machine of yours join: prints a code to say, and a QR")
+    invite = add("invite", "let another machine of yours join, or a friend: prints a code to say, and a QR")
+    kinds: Any = {"dest": "kind", "choices": ("own", "friend"), "metavar": "own|friend"}
+    invite.add_argument(
+        "--as", default="own", **kinds, help="another machine of mine (own), or another account (friend)"
+    )
     invite.add_argument("--yes", action="store_true", help="let in whoever knows the code, without asking")
     joining = add("join", "make this machine one of those that invited it")
     joining.add_argument("code", nargs="+", help="the spoken code (7-guitar-upset) or the text of the QR")
+    joining.add_argument("--as", **kinds, help="refuse an invite of the other kind")
     joining.add_argument("--yes", action="store_true", help="do not ask whether both machines show the same words")
     add("pool", "the machines that are one computer")
+    _friends(commands)
+    trusting = add("trust", "how far a friend's results are believed")
+    trusting.add_argument("name", nargs="?", metavar="FRIEND")
+    trusting.add_argument("level", nargs="?", choices=("none", "receipt", "full"), help="do they count?")
+    _machines(commands)
     mapping = add("map", "run a program once for each input file, on all machines")
     mapping.add_argument("program", metavar="PROGRAM", help="a .py script or any executable")
     mapping.add_argument(
@@ -67,7 +77,8 @@ def parser() -> argparse.ArgumentParser:
     running = add("run", "run a program once, on the machine that suits best")
     running.add_argument("program", metavar="PROGRAM", help="a .py script or any executable")
     for one in (mapping, running):
-        one.add_argument("--nodes", default="", metavar="NODES", help="only on these machines: attic,desk")
+        one.add_argument("--nodes", default="", metavar="NODES", help="only on these machines: attic,desk, bob:laptop")
+        one.add_argument("--friends", action="store_true", help="on machines of friends too (with --wasm)")
         one.add_argument(
             "--with",
             dest="with_",
@@ -194,6 +205,51 @@ def _net(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     relaying.add_argument("what", nargs="?", choices=("on", "off", "status"), default="status")
     relaying.add_argument("--limit", metavar="BYTES", help="bytes a second for all of them together: 500K, 10M")
     relaying.add_argument("--for", dest="for_", choices=("pool", "anyone"), default="pool", help="whom (default pool)")
+
+
+def _machines(commands: Any) -> None:
+    words = "the machines of your account: list, name, remove"
+    top = commands.add_parser("machines", help=words, description=words)
+    top.add_argument("--json", action="store_true", help="print JSON: one object a machine")
+    actions = top.add_subparsers(dest="action", metavar="ACTION")
+
+    def add(name: str, words: str) -> argparse.ArgumentParser:
+        one = actions.add_parser(name, help=words, description=words)
+        one.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON: one object")
+        return one
+
+    add("list", "their names, and when they were seen last")
+    naming = add("name", "call one otherwise")
+    naming.add_argument("old", metavar="MACHINE")
+    naming.add_argument("new", metavar="NEW")
+    removing = add("remove", "let it in nowhere any more: one that was lost, stolen or given away")
+    removing.add_argument("name", metavar="MACHINE")
+    removing.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _friends(commands: Any) -> None:
+    words = "other accounts, and what they may do on this machine: list, name, remove, grant, revoke"
+    top = commands.add_parser("friends", help=words, description=words)
+    top.add_argument("--json", action="store_true", help="print JSON: one object a friend")
+    actions = top.add_subparsers(dest="action", metavar="ACTION")
+
+    def add(name: str, words: str) -> argparse.ArgumentParser:
+        one = actions.add_parser(name, help=words, description=words)
+        one.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON: one object")
+        return one
+
+    add("list", "who they are, what they were granted, whether their machines are in reach")
+    naming = add("name", "call one otherwise")
+    naming.add_argument("old", metavar="FRIEND")
+    naming.add_argument("new", metavar="NEW")
+    removing = add("remove", "take back all that was granted, and know him no more")
+    granting = add("grant", "let a friend run programs of the engine on this machine")
+    granting.add_argument("--cores", type=int, default=1, metavar="N", help="how many at once (default 1)")
+    granting.add_argument("--for", dest="time", metavar="TIME", help="2h, 7d; without it until it is revoked")
+    for one in (removing, granting):
+        one.add_argument("name", metavar="FRIEND")
+        one.add_argument("--yes", action="store_true", help="do not ask")
+    add("revoke", "take a grant back, from the next operation on").add_argument("what", metavar="ID|FRIEND")
 
 
 def _keys(commands: Any) -> None:
@@ -361,6 +417,15 @@ def main(argv: list[str] | None = None) -> int:
             from ipos.cli import keys
 
             return asyncio.run(done(keys.ACTIONS[arguments.action or "list"](arguments)))
+        if arguments.command == "machines":
+            from ipos.cli import machines
+
+            return asyncio.run(done(machines.ACTIONS[arguments.action or "list"](arguments)))
+        if arguments.command in ("friends", "trust"):
+            from ipos.cli import friends
+
+            one = friends.trust if arguments.command == "trust" else friends.ACTIONS[arguments.action or "list"]
+            return asyncio.run(done(one(arguments)))
         if arguments.command in ("ls", "cat", "cp", "rm", "mkdir", "mv", "write"):
             from ipos.cli import files
 

@@ -111,12 +111,13 @@ async def invite(arguments: Arguments) -> int:
     async with node(own=False) as client:
         at_once = arguments.yes or arguments.json
         async with client.open("/pool/invites") as events, client.open("/pool/invite", os.O_RDWR) as file:
-            await file.write_at(0, b"yes" if at_once else b"ask")
+            friend = arguments.kind == "friend"
+            await file.write_at(0, ("yes" if at_once else "ask").encode() + (b" friend" if friend else b""))
             made = json.loads(await file.read_at(0, 1 << 16))
             show(
                 arguments,
-                {"code": made["code"], "qr": made["qr"], "expires": made["expires_s"]},
-                f"say on the other machine:  ipos join {made['code']}",
+                {"code": made["code"], "qr": made["qr"], "expires": made["expires_s"], "as": arguments.kind},
+                f"say on the other machine:  ipos join {'--as friend ' if friend else ''}{made['code']}",
             )
             if at_once:
                 return 0
@@ -132,11 +133,12 @@ async def invite(arguments: Arguments) -> int:
                     case "ask":
                         yes = False
                         try:
-                            yes = await ask(f"{event['machine']} wants to join. Does it show '{event['words']}'?")
+                            wish = "to be a friend (another account)" if friend else "to join"
+                            yes = await ask(f"{event['machine']} wants {wish}. Does it show '{event['words']}'?")
                         finally:  # Ctrl-C is a no
                             await client.write("/pool/ctl", f"{'confirm' if yes else 'deny'} {number}".encode())
                     case "joined":
-                        print(f"{event['machine']} has joined")
+                        print(f"{event['machine']} {'is a friend' if friend else 'has joined'}")
                         return 0
                     case "failed":
                         raise Refused(event["reason"])
@@ -157,7 +159,8 @@ def _qr(text: str) -> str:
 
 async def join(arguments: Arguments) -> int:
     async with node(own=False) as client, client.open("/pool/join", os.O_RDWR) as file:
-        await file.write_at(0, " ".join(arguments.code).encode())
+        wanted = ["as", arguments.kind] if arguments.kind else []
+        await file.write_at(0, " ".join([*wanted, *arguments.code]).encode())
         begun = json.loads(await file.read_at(0, 1 << 16))
 
         async def answer(word: str) -> bytes:
@@ -165,15 +168,18 @@ async def join(arguments: Arguments) -> int:
             return await file.read_at(0, 1 << 16)
 
         try:
-            yes = arguments.yes or await ask(f"The other machine shows two words. Are they '{begun['words']}'?")
+            what = "It invites another account, as a friend. " if begun["as"] == "friend" else ""
+            question = f"{what}The other machine shows two words. Are they '{begun['words']}'?"
+            yes = arguments.yes or await ask(question)
         except asyncio.CancelledError:  # Ctrl-C is a no
             with contextlib.suppress(Refused):
                 await answer("no")
             raise
         done = json.loads(await answer("yes" if yes else "no"))
-        show(
-            arguments, {**done, "words": begun["words"]}, f"joined: {', '.join(done['machines'])} are one computer now"
-        )
+        told = f"joined: {', '.join(done['machines'])} are one computer now"
+        if done["friend"]:
+            told = f"{done['friend']} is a friend: ipos friends grant {done['friend']} lets them run programs here"
+        show(arguments, {**done, "words": begun["words"]}, told)
     return 0
 
 

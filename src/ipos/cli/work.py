@@ -53,6 +53,7 @@ def spec_of(
         "ns": ns,
         "out": None if out is None else os.path.abspath(out),
         "nodes": [name for name in arguments.nodes.split(",") if name],
+        "friends": arguments.friends,
         "with": [_with(one) for one in arguments.with_],
         "output_bytes": int(arguments.max_output * limits.MiB),
         "memory_bytes": arguments.memory,
@@ -63,6 +64,8 @@ def spec_of(
         "save_every_s": arguments.every,
         "verified": f"quorum {arguments.verify}" if arguments.verify else "none",
     }
+    if arguments.friends or any(":" in name for name in spec["nodes"]):
+        print("friends see the program and the data that their machines are given", file=sys.stderr)
     if arguments.wasm:
         spec["memory_bytes"] = 0
         spec["wasm"] = {

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ipos.identity import accounts, keystore
+from ipos.identity.friends import Grant, Introduction
 from ipos.identity.keys import Key
 from ipos.identity.keystore import WrongPassphrase
 from ipos.identity.machines import MachineList
@@ -46,7 +47,24 @@ def _machine_list(account: str, lst: MachineList) -> str:
 
 
 MACHINE_LIST = Purpose("machine-list", MachineList, _machine_list)
-PURPOSES = (MACHINE_LIST,)
+
+
+def _introduction(account: str, said: Introduction) -> str:
+    if said.account != account or said.signature:
+        raise Refused(f"the agent signs bare introductions of {account} only", errno.EPERM)
+    return f"introduction to node {said.to}"
+
+
+def _grant(account: str, given: Grant) -> str:
+    if given.account != account or given.signature:
+        raise Refused(f"the agent signs bare grants of {account} only", errno.EPERM)
+    until = f"until {given.expires}" if given.expires else "until it is revoked"
+    return f"account {given.to} may run {given.run} on node {given.node}, {given.cores} at once, {until}"
+
+
+INTRODUCTION = Purpose("introduction", Introduction, _introduction)
+GRANT = Purpose("grant", Grant, _grant)
+PURPOSES = (MACHINE_LIST, INTRODUCTION, GRANT)
 """Everything that an account signs in this version."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from functools import lru_cache
 from typing import Protocol
@@ -75,7 +76,10 @@ def newer(mine: MachineList, theirs: MachineList) -> MachineList | None:
         raise Refused(f"a machine list of account {theirs.account}, this machine belongs to {mine.account}")
     check(theirs)
     if theirs.version == mine.version and theirs != mine:
-        raise Refused(f"two different machine lists of version {mine.version}: the account's key was used twice")
+        raise Refused(
+            f"two different machine lists of version {mine.version}: the account's key was used on two machines at once; "
+            "the next change of the list, on either, counts for both"
+        )
     return theirs if theirs.version > mine.version else None
 
 
@@ -89,12 +93,61 @@ def tidy(words: str) -> str:
     return name or "machine"
 
 
+def find(lst: MachineList, word: str) -> Machine:
+    """The machine of this name or peer id; `Refused` with the name that was perhaps meant."""
+    for machine in lst.machines:
+        if word in (machine.name, machine.peer):
+            return machine
+    names = [machine.name for machine in lst.machines]
+    near = difflib.get_close_matches(word, names, 1)
+    known = f"perhaps {near[0]}?" if near else f"they are {', '.join(names)}"
+    raise Refused(f"no machine of this account is called {word!r}: {known}")
+
+
+def on(lst: MachineList, peer: str) -> bool:
+    """Whether the node is one of the list."""
+    return any(machine.peer == peer for machine in lst.machines)
+
+
 def with_machine(key: Signer, old: MachineList, machine: Machine) -> MachineList:
     """The next version, with `machine` added, or put in the place of the entry of the same peer; its name made unique."""
-    others = tuple(m for m in old.machines if m.peer != machine.peer)
+    return sign(key, old.version + 1, _put(old.machines, machine))
+
+
+def _put(old: tuple[Machine, ...], machine: Machine) -> tuple[Machine, ...]:
+    others = tuple(m for m in old if m.peer != machine.peer)
     taken = {m.name for m in others}
     name, n = machine.name, 2
     while name in taken:
         name = f"{machine.name[: limits.machine_name_bytes - 4]}-{n}"
         n += 1
-    return sign(key, old.version + 1, (*others, msgspec.structs.replace(machine, name=name)))
+    return *others, msgspec.structs.replace(machine, name=name)
+
+
+def without_machine(key: Signer, old: MachineList, name: str) -> MachineList:
+    """The next version, without the machine of this name or peer id. The last one stays: an account without machines has nobody to say so."""
+    gone = find(old, name)
+    if len(old.machines) == 1:
+        raise Refused(f"{gone.name} is the only machine of this account: it cannot be removed from it")
+    return sign(key, old.version + 1, tuple(m for m in old.machines if m is not gone))
+
+
+def renamed(key: Signer, old: MachineList, name: str, new: str) -> MachineList:
+    """The next version, in which a machine has another name."""
+    machine = find(old, name)
+    if not valid_name(new):
+        raise Refused(f"{new!r} cannot be a name: small letters, digits and '-', at most {limits.machine_name_bytes}")
+    if any(m.name == new and m is not machine for m in old.machines):
+        raise Refused(f"another machine of this account is called {new} already")
+    changed = tuple(msgspec.structs.replace(m, name=new) if m is machine else m for m in old.machines)
+    return sign(key, old.version + 1, changed)
+
+
+def merged(key: Signer, mine: MachineList, theirs: MachineList) -> MachineList:
+    """The list of a home that has the account's key from a backup, and the account's list as it was meanwhile: theirs, and the machines of mine
+    that it lacks. Higher than both, so that it counts for both."""
+    machines = theirs.machines
+    for machine in mine.machines:
+        if not on(theirs, machine.peer):
+            machines = _put(machines, machine)
+    return sign(key, max(mine.version, theirs.version) + 1, machines)

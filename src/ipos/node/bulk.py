@@ -27,6 +27,11 @@ class Bulk:
                 client = self._clients[peer] = await self._dial(peer)
             return client
 
+    def shut(self, peer: str) -> None:
+        """Whoever is no machine of mine any more has no session."""
+        if (client := self._clients.pop(peer, None)) is not None:
+            client.close()
+
     def close(self) -> None:
         for client in self._clients.values():
             client.close()

@@ -12,16 +12,17 @@ from typing import Any
 
 import msgspec
 
-from ipos.identity import machines as lists
-from ipos.identity.agent import MACHINE_LIST, Agent
+from ipos.identity.agent import Agent
 from ipos.identity.machines import Machine, MachineList
-from ipos.identity.private import write_private
 from ipos.identity.typed import RunKey
-from ipos.net import join
+from ipos.net import join, lists
 from ipos.net.engine import NetEngine
+from ipos.node import hello
 from ipos.node.bulk import Bulk
+from ipos.node.friends import Friends, no_bulk
 from ipos.node.home import BARE, runtime_root
 from ipos.node.joining import Joining
+from ipos.node.machines import NINEP, Machines
 from ipos.node.submitting import Submissions
 from ipos.node.tree import Trees
 from ipos.pool.coordinator import Coordinator
@@ -45,7 +46,6 @@ from ipos.wire.errors import Gone, Refused
 
 log = logging.getLogger("ipos.node")
 
-NINEP = "/ipos/9p/1"
 WRITE_BYTES = 1 << 20
 FETCH_S = 5.0  # how long a reader of /ipfs waits for a block that is not here
 
@@ -84,7 +84,7 @@ class Node:
         self.found: dict[str, tuple[str, ...]] = {}
         self.addresses: dict[str, tuple[str, ...]] = {}
         self.clients: dict[str, Client] = {}
-        self._bulk = Bulk(self._dial)
+        self.bulk = Bulk(self._dial)
         self._run_key = run_key
         self._machine = machine
         self._name = name
@@ -107,9 +107,14 @@ class Node:
             offload=offload,
             node=net.peer, deliver=self.submissions.deliver,
         )  # fmt: skip
+        self.machines = Machines(self)
+        self.friends = Friends(self)
+        receipts.whose = self.friends.account
+        self.holding.guest = self.friends.guest
+        self.coordinator.lending, self.coordinator.level = self.holding.lending, self.friends.level
         self.joining = Joining(
-            net=net, clock=clock, admit=self._admit, adopt=self._adopt, me=self.entry, mine=lambda: self.mine,
-            may_invite=self._may_invite, nearby=self._nearby,
+            net=net, clock=clock, admit=self.machines.admit, adopt=self._adopt, me=self.entry, mine=lambda: self.mine,
+            may_invite=self.machines.may_invite, nearby=self.nearby, friends=self.friends,
         )  # fmt: skip
         self.images = Images(home / "env" / "images", store, holds, offload)
         self.stopping = asyncio.Event()
@@ -129,64 +134,29 @@ class Node:
         return Caller(self.mine.account, self.net.peer, own=True, local=True)
 
     def names(self) -> dict[str, str]:
+        """Peer id -> name of the machines that are mine; of one that was removed, itself alone."""
+        if self.machines.removed:
+            return {self.net.peer: self._name}
         return {m.peer: m.name for m in self.mine.machines}
 
     def caller(self, peer: str) -> Caller:
         """Who is at the other end of a stream whose transport key is `peer`."""
-        own = peer in self.names()
-        return Caller(self.mine.account if own else "", peer, own=own, local=False)
-
-    def _may_invite(self) -> None:
-        if self.private:
-            raise Refused(
-                "a command started this node for itself, on this machine only: ipos down, ipos up, then invite"
-            )
-        if not self.agent.here:
-            holder = self.mine.machines[0].name
-            raise Refused(f"the account's key is on {holder}: run ipos invite there")
-        self.agent.may(MACHINE_LIST.name)
-
-    async def _admit(self, machine: Machine) -> MachineList:
-        self._may_invite()
-        lst = lists.with_machine(self.agent.signer(MACHINE_LIST.name), self.mine, machine)
-        await self.keep(lst)
-        return lst
+        own, friend = peer in self.names(), self.friends.of(peer)
+        account = self.mine.account if own else friend.account if friend is not None else ""
+        return Caller(account, peer, own=own, local=False)
 
     async def _adopt(self, lst: MachineList) -> None:
         """This machine joins the account of `lst`; the key of its own fresh account stays in the home and counts no more."""
-        await self.keep(lst)
+        await self.machines.adopt(lst)
         await self.agent.load(lst.account)
-
-    async def keep(self, lst: MachineList) -> None:
-        body = msgspec.json.encode(lst)
-        path = self.home / "keys" / "machines"
-        await self.offload(lambda: write_private(path, body))
-        self.mine = lst
-        log.info("machine list version %d: %s", lst.version, ", ".join(m.name for m in lst.machines))
-        self._match_members()
-        self.spawn(self._spread())
-
-    async def offered(self, lst: MachineList) -> None:
-        """Somebody shows a list; keep it if it is newer and signed."""
-        newer = lists.newer(self.mine, lst)
-        if newer is not None:
-            await self.keep(newer)
-
-    async def _spread(self) -> None:
-        for peer, client in list(self.clients.items()):
-            if peer != self.net.peer:
-                try:
-                    await client.write("/pool/list", msgspec.json.encode(self.mine))
-                except OSError as error:
-                    log.info("the list did not reach %s: %s", self.names().get(peer, peer), error)
 
     # ---- members
 
-    def _match_members(self) -> None:
+    def match_members(self) -> None:
         """One member for each machine of the list."""
         names = self.names()
         self.net.pool(names)
-        for machine in self.mine.machines:
+        for machine in self.mine.machines if not self.machines.removed else (self.entry(),):
             if machine.peer in self._members:
                 self.coordinator.members[machine.peer].name = machine.name
                 continue
@@ -198,9 +168,25 @@ class Node:
             )  # fmt: skip
             self.coordinator.join(member)
             self._members[machine.peer] = self.spawn(member.run())
-        for peer in [peer for peer in self._members if peer not in names]:
+        friends = self.friends.members()
+        for peer, (name, machine, account) in friends.items():
+            if peer in self._members and self.coordinator.members[peer].account == account:
+                self.coordinator.members[peer].name = name
+            elif peer not in self._members:
+                self._befriend(peer, name, machine, account)
+        for peer in [peer for peer in self._members if peer not in names and peer not in friends]:
             self._members.pop(peer).cancel()
-            self.coordinator.leave(peer)
+            self.coordinator.leave(peer, "is no machine of this account any more")
+
+    def _befriend(self, peer: str, name: str, machine: str, account: str) -> None:
+        """A member of which nothing is known but that it is a friend's."""
+        member = Member(
+            node=peer, name=name, machine=machine, local=False, listener=self.coordinator, clock=self.clock,
+            connect=lambda: self.friends.connect(account, peer), bulk=no_bulk, account=account,
+        )  # fmt: skip
+        member.objection = lambda: self.friends.objection(account)
+        self.coordinator.join(member)
+        self._members[peer] = self.spawn(member.run())
 
     async def local_client(self) -> Client:
         """A client of this node's own tree, whatever its owner has mounted."""
@@ -211,6 +197,9 @@ class Node:
         if peer != self.net.peer:
             async with asyncio.timeout(10):
                 await self._compare(client)
+                if twin := await hello.say(client, self.holding.boot):
+                    client.close()
+                    raise Gone(twin)
         self.clients[peer] = client
         return client
 
@@ -221,13 +210,20 @@ class Node:
         known = (*self.addresses.get(peer, ()), *self.found.get(peer, ()))
         _, protocol = await self.net.dial(peer, NINEP, Client, tuple(dict.fromkeys(known)))
         assert isinstance(protocol, Client)
-        async with asyncio.timeout(10):
-            return await protocol.attach()
+        try:
+            async with asyncio.timeout(10):
+                return await protocol.attach()
+        except Gone:
+            raise
+        except Refused:
+            protocol.close()
+            await self.machines.contact(peer)  # it may have a newer list, and this machine may not be on it
+            raise
 
     async def _compare(self, client: Client) -> None:
         """On a new connection both sides end with the higher list, and learn where the others are."""
         theirs = msgspec.json.decode(await client.read("/pool/list"), type=MachineList)
-        await self.offered(theirs)
+        await self.machines.offered(theirs)
         if theirs.version < self.mine.version:
             await client.write("/pool/list", msgspec.json.encode(self.mine))
         heard = msgspec.json.decode(await client.read("/pool/addresses"), type=dict[str, tuple[str, ...]])
@@ -249,14 +245,16 @@ class Node:
             member = self.coordinator.members.get(peer)
             why = member.why_not if member is not None else "it is no machine of this account"
             raise Gone(f"{self.names().get(peer, peer)} is out of reach: {why}")
-        return await self._bulk.client(peer)
+        return await self.bulk.client(peer)
 
     def fetched(self, loop: asyncio.AbstractEventLoop) -> Callable[[bytes], bytes | None]:
         """Fetches a block, in a thread, from the machines of the pool that are in reach."""
 
         async def bring(cid: bytes) -> None:
             members = self.coordinator.members.values()
-            if peers := [member.node for member in members if member.connected and not member.local]:
+            if peers := [
+                member.node for member in members if member.connected and not (member.local or member.account)
+            ]:
                 await self.net.fetch([cid], peers, FETCH_S)
 
         def fetch(cid: bytes) -> bytes | None:
@@ -269,7 +267,7 @@ class Node:
 
         return fetch
 
-    def _nearby(self) -> list[tuple[str, tuple[str, ...]]]:
+    def nearby(self) -> list[tuple[str, tuple[str, ...]]]:
         """Where an inviter may be: other homes of this user on this machine, and what mDNS has found."""
         places = dict(self.found)
         for where in runtime_root().glob("*/where"):
@@ -303,11 +301,14 @@ class Node:
         stored = self.journal.meta("addresses")
         self.addresses = {peer: tuple(a) for peer, a in json.loads(stored).items()} if stored else {}
         self.submissions.load()
-        self.net.listen(NINEP, lambda peer: ServerProtocol(self.trees.attach, self.caller(peer)))
+        self.net.listen(NINEP, self.machines.door)
         self.net.listen(join.PROTOCOL, self.joining.accept)
+        self.net.listen(lists.PROTOCOL, self.machines.accept)
         self._vital = {self.spawn(self.coordinator.run()), self.spawn(self.holding.run())}
         self.spawn(self._watch_peers())
-        self._match_members()
+        self.spawn(self.friends.watch())
+        self.match_members()
+        self.machines.seek()
 
     async def _watch_peers(self) -> None:
         while True:
@@ -334,4 +335,4 @@ class Node:
         for client in self.clients.values():
             client.close()
         self.trees.srv.close()
-        self._bulk.close()
+        self.bulk.close()

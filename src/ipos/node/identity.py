@@ -33,10 +33,9 @@ def identity(home: Home) -> tuple[RunKey, MachineList | None, str]:
 
 
 def first_list(home: Home, agent: Agent, mine: MachineList | None, me: Machine) -> MachineList:
-    """The list of a fresh home; and while its machine is the only one, the next list if its name has changed."""
-    if mine is not None and (
-        mine.machines == (me,) or len(mine.machines) > 1 or agent.state not in ("open", "unlocked")
-    ):
+    """The list of a fresh home; and while its machine is the only one, the next list if its name has changed. A machine that was removed stays so."""
+    alone = mine is not None and len(mine.machines) == 1 and lists.on(mine, me.peer)
+    if mine is not None and (not alone or mine.machines == (me,) or agent.state not in ("open", "unlocked")):
         return mine
     lst = lists.sign(agent.signer(MACHINE_LIST.name), 1 if mine is None else mine.version + 1, (me,))
     write_private(home.path / "keys" / "machines", msgspec.json.encode(lst))
@@ -63,7 +62,7 @@ async def restore(node: Node, body: bytes, passphrase: Secret, replace: bool) ->
     try:
         if agent.protected:
             await agent.unlock(passphrase, limits.unlock_s)
-        await node.keep(lists.sign(agent.signer(MACHINE_LIST.name), 1, (node.entry(),)))
+        await node.machines.restored(lists.sign(agent.signer(MACHINE_LIST.name), 1, (node.entry(),)))
         agent.lock()
     except OSError:
         await agent.load(was)

@@ -6,20 +6,21 @@ import asyncio
 import json
 import logging
 import os
-import struct
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from ipos.identity.machines import Machine, MachineList
+from ipos.identity.friends import Introduction
+from ipos.identity.machines import Machine, MachineList, on
 from ipos.net import codes, join
 from ipos.net.engine import NetEngine
+from ipos.node.messages import Messages
 from ipos.tree.file import Caller
 from ipos.tree.synthetic import Events
 from ipos.wire import limits
 from ipos.wire.clock import Clock
-from ipos.wire.errors import Gone, Refused
+from ipos.wire.errors import Refused
 from ipos.wire.record import encode
 
 log = logging.getLogger("ipos.join")
@@ -27,57 +28,33 @@ log = logging.getLogger("ipos.join")
 LOOK_S = 0.1  # how often a join looks whether mDNS has found somebody else
 
 
-class Messages(asyncio.Protocol):
-    """Length-prefixed messages (u32, little endian) on a stream. `None` in the queue: the stream ended."""
-
-    def __init__(self) -> None:
-        self.inbox: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self.transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        while len(self._buffer) >= 4:
-            (length,) = struct.unpack_from("<I", self._buffer)
-            if length > limits.join_message_bytes:
-                if self.transport is not None:
-                    self.transport.abort()
-                return
-            if len(self._buffer) < 4 + length:
-                return
-            self.inbox.put_nowait(bytes(self._buffer[4 : 4 + length]))
-            del self._buffer[: 4 + length]
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.inbox.put_nowait(None)
-
-    def send(self, body: bytes) -> None:
-        if self.transport is not None:
-            self.transport.write(struct.pack("<I", len(body)) + body)
-
-    async def next(self) -> bytes:
-        async with asyncio.timeout(limits.join_timeout_s):
-            body = await self.inbox.get()
-        if body is None:
-            raise Gone("the other machine ended the conversation")
-        return body
-
-    def close(self) -> None:
-        if self.transport is not None:
-            self.transport.close()
-
-
 class Invite:
-    def __init__(self, code: codes.Code, yes: bool, expires: float) -> None:
+    def __init__(self, code: codes.Code, yes: bool, expires: float, friend: bool) -> None:
+        self.friend = friend
         self.code = code
         self.yes = yes
         self.expires = expires
         self.answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.joined: str = ""
+
+
+class Met(Protocol):
+    """Who was met."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def account(self) -> str: ...
+    @property
+    def machines(self) -> MachineList: ...
+
+
+class Meeting(Protocol):
+    """`node.friends`, as invites need it."""
+
+    def may_meet(self) -> None: ...
+    def introduce(self, to: str) -> Introduction: ...
+    async def befriend(self, said: Introduction, peer: str) -> Met: ...
 
 
 class Joining:
@@ -94,6 +71,7 @@ class Joining:
         mine: Callable[[], MachineList],
         may_invite: Callable[[], None],
         nearby: Callable[[], list[tuple[str, tuple[str, ...]]]],
+        friends: Meeting,
     ) -> None:
         self.net = net
         self.clock = clock
@@ -105,21 +83,32 @@ class Joining:
         self._mine = mine
         self._may_invite = may_invite
         self._nearby = nearby
-        self._joins: dict[str, tuple[Messages, join.Joiner]] = {}
+        self._friends = friends
+        self._asked: list[Invite] = []
+        self._failures: dict[str, list[float]] = {}
+        self._joins: dict[str, tuple[Messages, join.Joiner, str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     # ---- inviting
 
     async def invite(self, caller: Caller, question: bytes) -> str:
-        """/pool/invite: write `yes` (whoever knows the code is let in) or `ask`; read {code, qr, expires_s}."""
-        word = question.decode(errors="replace").strip()
-        if word not in ("yes", "ask") or not caller.local:
-            raise Refused("write 'ask' or 'yes' to /pool/invite, on this machine")
-        self._may_invite()
+        """/pool/invite: write `yes` (whoever knows the code is let in) or `ask`, and `friend` for another account; read {code, qr, expires_s}."""
+        words = question.decode(errors="replace").split()
+        if words not in (["yes"], ["ask"], ["yes", "friend"], ["ask", "friend"]) or not caller.local:
+            raise Refused("write 'ask' or 'yes', and perhaps 'friend', to /pool/invite, on this machine")
+        friend = len(words) == 2
+        if friend:
+            self._friends.may_meet()
+        else:
+            self._may_invite()
+        if len(self._fresh()) >= limits.invites_open:
+            raise Refused(
+                f"{limits.invites_open} invites are open, the most there may be: the oldest ends within {limits.invite_s:g} s"
+            )
         code = codes.make(os.urandom(4))
         while code.number in self.invites:
             code = codes.make(os.urandom(4))
-        self.invites[code.number] = Invite(code, word == "yes", self.clock.now() + limits.invite_s)
+        self.invites[code.number] = Invite(code, words[0] == "yes", self.clock.now() + limits.invite_s, friend)
         qr = codes.qr_text(code, self.net.peer, self.net.addresses())
         return json.dumps({"code": code.text, "qr": qr, "expires_s": limits.invite_s})
 
@@ -140,18 +129,34 @@ class Joining:
                 return
         raise Refused(f"nobody waits for an answer about invite {number} any more")
 
-    _asked: list[Invite] = []  # noqa: RUF012  (set per instance in accept)
-
-    def accept(self, peer: str) -> asyncio.BaseProtocol:
-        """A stream of /ipos/join/1 came in."""
+    def accept(self, peer: str) -> asyncio.BaseProtocol | None:
+        """A stream of /ipos/join/1 came in. Who failed often is not listened to for a while."""
+        if self._tired_of(peer):
+            log.warning(
+                "%s failed to join %d times within %g s: not now", peer, limits.join_failures, limits.join_failures_s
+            )
+            return None
         messages = Messages()
         task = asyncio.create_task(self._serve(peer, messages))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return messages
 
+    def _tired_of(self, peer: str) -> bool:
+        since = self.clock.now() - limits.join_failures_s
+        self._failures = {p: left for p, times in self._failures.items() if (left := [t for t in times if t > since])}
+        return len(self._failures.get(peer, ())) >= limits.join_failures
+
+    def _failed(self, peer: str, sentence: str, burnt: Invite | None) -> None:
+        """Whoever looks for the inviter asks all who are near; it is a guess only where it used an invite up."""
+        if burnt is not None:
+            self._failures.setdefault(peer, []).append(self.clock.now())
+        log.warning("%s did not join: %s", peer, sentence)
+
     async def _serve(self, peer: str, messages: Messages) -> None:
-        machine = join.Inviter(self.net.peer, peer, self._fresh())
+        open_ = self._fresh()
+        friendly = {number for number in open_ if self.invites[number].friend}
+        machine = join.Inviter(self.net.peer, peer, open_, friendly=friendly, account=self._mine().account)
         current: Invite | None = None
         try:
             while True:
@@ -166,7 +171,7 @@ class Joining:
                             self._asked = [*self._asked[-8:], current]
                         case join.Show(words):
                             self._emit(current, {"event": "words", "words": words})
-                        case join.Ask(words, name):
+                        case join.Ask(words, name, _):
                             assert current is not None
                             todo += machine.confirmed(await self._ask(current, words, name, messages))
                         case join.Admit(admitted):
@@ -177,12 +182,20 @@ class Joining:
                                 raise
                             todo += machine.admitted(lst)
                             self._emit(current, {"event": "joined", "machine": lst.machines[-1].name})
+                        case join.Introduce(to):
+                            todo += machine.introduced(self._friends.introduce(to))
+                        case join.Befriend(introduction):
+                            friend = await self._friends.befriend(introduction, peer)
+                            self._emit(current, {"event": "joined", "machine": friend.name})
+                            return
                         case join.Fail(sentence):
+                            self._failed(peer, sentence, current)
                             self._emit(current, {"event": "failed", "reason": sentence})
                             return
                         case join.Adopt():
                             return
         except (OSError, TimeoutError) as error:
+            self._failed(peer, str(error) or "it did not answer in time", current)
             if current is not None:
                 self._emit(
                     current, {"event": "failed", "reason": str(error) or "the other machine did not answer in time"}
@@ -193,7 +206,8 @@ class Joining:
 
     async def _ask(self, invite: Invite, words: str, name: str, messages: Messages) -> bool:
         """What this machine's owner says; `Gone` if the other machine goes away before, TimeoutError if nobody says anything."""
-        self._emit(invite, {"event": "ask", "words": words, "machine": name, "yes": invite.yes})
+        asked = {"event": "ask", "words": words, "machine": name, "yes": invite.yes, "friend": invite.friend}
+        self._emit(invite, asked)
         if invite.yes:
             return True
         more = asyncio.create_task(
@@ -216,20 +230,25 @@ class Joining:
     # ---- joining
 
     async def join(self, caller: Caller, question: bytes) -> str:
-        """/pool/join: write `CODE` or the QR's text, read {id, words}; write `yes ID` or `no ID`, read {account, machines}."""
+        """/pool/join: write `CODE` or the QR's text, behind `as own` or `as friend` if only that will do; read {id, words, as}; write `yes ID` or
+        `no ID`, read {account, machines, friend}."""
         if not caller.local:
             raise Refused("a machine is joined from its own socket only")
         match question.decode(errors="replace").split():
             case ["yes" | "no" as word, id] if id in self._joins:
                 return await self._finish(id, word == "yes")
+            case ["as", "own" | "friend" as wanted, *words]:
+                return await self._begin(" ".join(words), wanted)
             case words:
-                return await self._begin(" ".join(words))
+                return await self._begin(" ".join(words), "")
 
-    async def _begin(self, text: str) -> str:
+    async def _begin(self, text: str, wanted: str) -> str:
         parsed = codes.parse_qr(text)
         code = parsed[0] if parsed is not None else codes.parse(text)
         mine = self._mine()
-        if len(mine.machines) > 1:
+        if wanted == "friend":
+            self._friends.may_meet()
+        elif wanted == "own" and self._others(mine):
             raise Refused(f"this machine belongs to an account with {len(mine.machines)} machines already")
         now = asyncio.get_running_loop().time
         until = now() + (limits.nearby_s if parsed is None else 0)
@@ -241,7 +260,7 @@ class Joining:
                 for peer, addresses in self._nearby() if parsed is None else [(parsed[1], parsed[2])]:
                     if peer not in asked:
                         asked.add(peer)
-                        attempts.add(asyncio.create_task(self._attempt(code, peer, addresses, mine)))
+                        attempts.add(asyncio.create_task(self._attempt(code, peer, addresses, mine, wanted)))
                 if not attempts:
                     if now() > until:
                         break
@@ -262,11 +281,15 @@ class Joining:
             )
         raise Refused(next((r for r in reasons if "wrong code" in r), reasons[-1]))
 
+    def _others(self, mine: MachineList) -> int:
+        """How many other machines its account has; a machine that was removed is none of them."""
+        return len(mine.machines) - 1 if on(mine, self.net.peer) else 0
+
     async def _attempt(
-        self, code: codes.Code, peer: str, addresses: tuple[str, ...], mine: MachineList
+        self, code: codes.Code, peer: str, addresses: tuple[str, ...], mine: MachineList, wanted: str
     ) -> tuple[str | None, str]:
         """(the answer to read, "") from the machine that has this invite, (None, the reason) from any other."""
-        machine = join.Joiner(code, peer, self._me(), mine.account, len(mine.machines) - 1)
+        machine = join.Joiner(code, peer, self._me(), mine.account, self._others(mine), wanted=wanted)
         messages = Messages()
         reason = "it did not go on"
         try:
@@ -276,10 +299,10 @@ class Joining:
                 messages.send(step.body)
             for step in machine.received(await messages.next()):
                 match step:
-                    case join.Ask(words, _):
+                    case join.Ask(words, _, friend):
                         id = os.urandom(4).hex()
-                        self._joins[id] = messages, machine
-                        return json.dumps({"id": id, "words": words}), ""
+                        self._joins[id] = messages, machine, peer
+                        return json.dumps({"id": id, "words": words, "as": "friend" if friend else "own"}), ""
                     case join.Send(body):
                         messages.send(body)
                     case join.Fail(sentence):
@@ -293,9 +316,12 @@ class Joining:
         return None, reason
 
     async def _finish(self, id: str, yes: bool) -> str:
-        messages, machine = self._joins.pop(id)
+        messages, machine, peer = self._joins.pop(id)
         try:
-            for step in machine.confirmed(yes):
+            steps = machine.confirmed(yes)
+            if steps and isinstance(steps[0], join.Introduce):
+                steps = machine.introduced(self._friends.introduce(steps[0].to))
+            for step in steps:
                 if isinstance(step, join.Send):
                     messages.send(step.body)
                 elif isinstance(step, join.Fail):
@@ -305,8 +331,16 @@ class Joining:
                     case join.Adopt(machines):
                         await self._adopt(machines)
                         return json.dumps(
-                            {"account": machines.account, "machines": [m.name for m in machines.machines]}
+                            {
+                                "account": machines.account,
+                                "machines": [m.name for m in machines.machines],
+                                "friend": None,
+                            }
                         )
+                    case join.Befriend(said):
+                        friend = await self._friends.befriend(said, peer)
+                        names = [m.name for m in friend.machines.machines]
+                        return json.dumps({"account": friend.account, "machines": names, "friend": friend.name})
                     case join.Fail(sentence):
                         raise Refused(sentence)
                     case _:

@@ -17,6 +17,7 @@ from ipos.identity.machine_id import machine_id
 from ipos.identity.machines import Machine
 from ipos.node.config import Config
 from ipos.node.daemon import Node
+from ipos.node.hello import here
 from ipos.node.home import Home, runtime_root
 from ipos.node.identity import first_list, identity
 from ipos.node.ipfs import Ipfs
@@ -26,6 +27,7 @@ from ipos.node.machine import MachineLoad, measure_speed
 from ipos.node.settings import Settings
 from ipos.node.storefs import REMEDY, StoreFiles
 from ipos.pool.journal import Journal
+from ipos.pool.lending import Lending
 from ipos.pool.native.executor import NativeExecutor
 from ipos.pool.saves import Holds
 from ipos.store.blocks import BlockStore, settle
@@ -83,12 +85,13 @@ async def opened(home: Home, config: Config, stack: AsyncExitStack, private: boo
     )
     stack.push_async_callback(executor.close)
     members: set[str] = set()
+    lending: list[Lending] = []  # the node's, once there is one
     alone = private and (stored is None or len(stored.machines) < 2)  # nobody waits for it
     where = "local" if alone else settings.listen
     listen = None if alone else journal.meta(f"listening-{where}")
     net = Netd(
         key=home.path / "keys" / "transport", run_dir=home.run_dir, mdns=where == "lan", store=store,
-        listen=json.loads(listen) if listen else LISTEN[where], may=lambda peer, cid: pins.may(cid, peer in members),
+        listen=json.loads(listen) if listen else LISTEN[where], may=lambda peer, cid: pins.may(cid, peer in members) or (bool(lending) and lending[0].may(peer, cid)),
         bootstrap=() if alone else settings.bootstrap, relay=lambda: config.next.relay,
     )  # fmt: skip
     stack.push_async_callback(net.close)
@@ -103,6 +106,7 @@ async def opened(home: Home, config: Config, stack: AsyncExitStack, private: boo
     if not alone:  # the same ports next time: peers, and routers that were told to forward them, find us where we were
         journal.note(f"listening-{where}", json.dumps(net.listening))
     await thread(node.images.open)
+    lending.append(node.holding.lending)
     node.trees.watch(members)
     node.trees.mount_net(net)
     node.trees.native = executor
@@ -120,6 +124,11 @@ async def serve(home: Home, settings: Settings, files: LogFiles, watched: Watche
     config = Config(home.toml, settings, asyncio.to_thread)
     async with AsyncExitStack() as stack:
         node, net = await opened(home, config, stack, private)
+        if (twin := here(runtime_root(), net.peer, home.run_dir)) is not None:
+            raise Refused(
+                f"the node with pid {twin} has the transport key of this home ({net.peer}): {home.path} is a copy of its home, or it "
+                f"of this one; move keys/transport, keys/run and keys/machines out of the copy, and let it join"
+            )
         node.trees.mount_log(files, watched)
         node.spawn(timer(watched))
 

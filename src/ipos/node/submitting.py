@@ -54,10 +54,15 @@ class Submissions:
         self._node.spawn(self.prepare(job))
         return job
 
+    def _callable(self) -> set[str]:
+        """What --nodes may name: my machines, friends, and their machines."""
+        theirs = [name for name, _, _ in self._node.friends.members().values()]
+        return {*self._node.names().values(), *theirs, *(name.split(":")[0] for name in theirs)}
+
     async def prepare(self, job: Job) -> None:
         try:
             rows, known = await prepare.prepare(
-                job, store=self._node.store, journal=self._node.journal, offload=self._node.offload, names=set(self._node.names().values()),
+                job, store=self._node.store, journal=self._node.journal, offload=self._node.offload, names=self._callable(),
                 account=self._node.mine.account, images=self._node.images, say=lambda text: job.say(None, text),
             )  # fmt: skip
         except OSError as error:
@@ -66,7 +71,7 @@ class Submissions:
             log.exception("job %d", job.id)
             self._node.coordinator.unprepared(job, f"a mistake in IPOS: {type(error).__name__}: {error}")
         else:
-            offers = [member.offer(0) for member in self._node.coordinator.members.values()]
+            offers = [member.offer(0) for member in self._node.coordinator.members.values() if not member.account]
             job.info.estimate_s = await self._node.offload(lambda: prepare.foretell(job, rows, known, offers))
             job.say(None, "")
             resume = job.spec.resume
@@ -105,7 +110,10 @@ class _Names(dict[str, str]):
         self._node = node
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self._node.names().get(key, default)
+        found = self._node.names().get(key)
+        if found is None and (member := self._node.coordinator.members.get(key)) is not None:
+            found = member.name
+        return found if found is not None else default
 
 
 def _write_out(store: BlockStore, cid: bytes, target: Path) -> None:

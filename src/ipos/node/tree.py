@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ipos.identity.machines import MachineList
 from ipos.node import doctor
 from ipos.node.config import Config, owner
 from ipos.node.devfs import dev_dir
 from ipos.node.diskfs import Disks
+from ipos.node.friendfs import FriendFiles, ListFile
 from ipos.node.handover import HandOvers, marks
+from ipos.node.hello import Hello
 from ipos.node.home import BARE
 from ipos.node.ipfs import Ipfs
 from ipos.node.joining import describe
@@ -23,6 +24,7 @@ from ipos.node.lag import Watched
 from ipos.node.logs import LogFile, LogFiles, follow
 from ipos.node.machine import MachineLoad
 from ipos.node.machinefs import cpu_dir, mem_dir
+from ipos.node.machines import list_of
 from ipos.node.namespaces import AttachRoot, HomeNamespace
 from ipos.node.storefs import StoreFiles
 from ipos.pool.imagefs import image_dir
@@ -74,9 +76,11 @@ class Trees:
             "proc": proc_dir(node.holding),
             "pool": self._pool(),
             "keys": Keys(node).dir,
-            "n": Dir({}, lambda: [m.name for m in node.mine.machines], self._find_node),
+            "n": Dir({}, lambda: list(node.names().values()), self._find_node),
             "srv": self.srv,
         }
+        self._guests = FriendFiles(node)
+        files |= self._guests.files()
         if (node.home / "home").is_dir():
             files["home"] = local(node.home / "home")
         self.root = Dir(files)
@@ -121,9 +125,12 @@ class Trees:
         self._members.update(self.node.names())
 
     async def attach(self, caller: Caller, aname: str) -> File:
-        """The root that this caller sees: everything for my own machines, nothing for anybody else. The owner's programs have a namespace
+        """The root that this caller sees: everything for my own machines, what was granted for friends', nothing
+        for anybody else. The owner's programs have a namespace
         each, which begins as the home's, unless they ask for the bare tree."""
         self.refresh()
+        if not caller.own and (friend := self.node.friends.of(caller.node)) is not None:
+            return self._guests.tree(friend.account)
         if not caller.own and caller.node not in self.node.names():
             raise Refused(
                 f"peer {caller.node} is not on the machine list (version {self.node.mine.version}) of account "
@@ -178,13 +185,13 @@ class Trees:
             "lag_p99_ms": round(self._watched.lag.p99() * 1e3, 2) if self._watched is not None else None,
             "lag_bad": self._watched.bad if self._watched is not None else None,
             "log_lost": self._logs.lost if self._logs is not None else None,
-            "trouble": node.coordinator.trouble or self.home.trouble or None,
+            "removed": node.machines.removed or None,
+            "trouble": node.coordinator.trouble or self.home.trouble or node.machines.trouble or None,
         }
 
     def _find_node(self, name: str) -> File | None:
-        for machine in self.node.mine.machines:
-            if name in (machine.name, machine.peer):
-                peer = machine.peer
+        for peer, called in self.node.names().items():
+            if name in (called, peer):
                 if peer not in self._nodes:
                     self._nodes[peer] = remote(lambda peer=peer: self.node.client_of(peer))
                 return self._nodes[peer]
@@ -202,6 +209,7 @@ class Trees:
                 "why_not": None if member.connected else member.why_not,
                 "answer_ms": round(1000 * member.answer_s, 1) if member.answer_s is not None else None,
                 "machine": member.beat.machine or member.machine,
+                "engine": member.beat.engine or None,
                 "cores": member.beat.cores,
                 "slots": member.beat.slots,
                 "speed": member.beat.speed,
@@ -211,6 +219,7 @@ class Trees:
                 "leases": member.ours,
             }
             for member in self.node.coordinator.members.values()
+            if not member.account
         ]
 
     def pool_status(self) -> dict[str, Any]:
@@ -235,11 +244,7 @@ class Trees:
         node = self.node
 
         async def take(caller: Caller, body: bytes) -> str:
-            try:
-                lst = msgspec.json.decode(body, type=MachineList)
-            except msgspec.MsgspecError as error:
-                raise Refused(f"not a machine list: {error}") from None
-            await node.offered(lst)
+            await node.machines.offered(list_of(body))
             return ""
 
         async def ctl(caller: Caller, line: str) -> None:
@@ -248,8 +253,13 @@ class Trees:
                     node.joining.confirm(int(number), True)
                 case ["deny", number] if number.isdigit() and caller.local:
                     node.joining.confirm(int(number), False)
+                case ["remove", name] if caller.local:
+                    await node.machines.remove(name)
+                case ["name", name, new] if caller.local:
+                    await node.machines.rename(name, new)
                 case _:
-                    raise Refused(f"{line!r} is not a command of /pool/ctl; it knows confirm N, deny N")
+                    known = "confirm N, deny N, remove NAME, name OLD NEW, on its own machine's socket"
+                    raise Refused(f"{line!r} is not a command of /pool/ctl; it knows {known}")
 
         def addresses() -> str:
             return msgspec.json.encode({**node.addresses, node.net.peer: node.net.addresses()}).decode()
@@ -258,22 +268,12 @@ class Trees:
             {
                 "status": Text(lambda: lines(self.pool_status())),
                 "members": Text(lambda: "".join(msgspec.json.encode(m).decode() + "\n" for m in self.members())),
-                "list": _ListFile(lambda: describe(node.mine), take),
+                "list": ListFile(lambda: describe(node.mine), take),
                 "addresses": Text(addresses),
                 "invite": Clone(node.joining.invite, limits.ctl_line_bytes),
                 "join": Clone(node.joining.join, limits.ctl_line_bytes),
                 "invites": node.joining.events,
+                "hello": Hello(),
                 "ctl": Text(None, ctl),
             }
         )
-
-
-class _ListFile(Clone):
-    """/pool/list: reads give my signed list, a write offers another one."""
-
-    def __init__(self, read: Any, take: Any) -> None:
-        super().__init__(take, limits.record_bytes, at_once=True)
-        self._text = Text(read)
-
-    async def open(self, caller: Caller, flags: int) -> Any:
-        return await (super().open(caller, flags) if flags & os.O_ACCMODE else self._text.open(caller, flags))

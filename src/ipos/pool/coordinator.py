@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from ipos.pool import data, estimate, holder, verified
+from ipos.pool import data, estimate, friendly, holder, verified
 from ipos.pool import job as j
 from ipos.pool import lease as l
 from ipos.pool import task as t
@@ -21,6 +21,7 @@ from ipos.pool.held import process_name
 from ipos.pool.jobs import Job, Row
 from ipos.pool.journal import Answer, Journal, Offload
 from ipos.pool.keeping import Keeping
+from ipos.pool.lending import Lending
 from ipos.pool.machine import Ignored, Instruction
 from ipos.pool.member import Member
 from ipos.pool.pinning import Pinning
@@ -32,7 +33,7 @@ from ipos.pool.taking import Taking
 from ipos.store import cid as c
 from ipos.store.blocks import BlockStore
 from ipos.wire.clock import Clock
-from ipos.wire.errors import BadRecord, Refused
+from ipos.wire.errors import BadRecord, Gone, Refused
 from ipos.wire.record import decode
 
 log = logging.getLogger("ipos.coordinator")
@@ -68,6 +69,9 @@ class Coordinator:
         self.receipts = receipts
         self.jobs: dict[int, Job] = {}
         self.members: dict[str, Member] = {}
+        self.lending = Lending(store)
+        self.level: Callable[[str], str] = lambda account: "none"
+        """How far results of another account are believed: none, receipt or full."""
         self.trouble = ""  # the sentence of what keeps the coordinator from going on, for /status
         self._deliver = deliver
         self._taking = Taking(store, receipts, offload, clock)
@@ -258,6 +262,7 @@ class Coordinator:
             if isinstance(old, t.Leased):
                 self._leases.pop(old.lease.id, None)
                 row.resting = ()
+                self.lending.end(old.lease.node, old.lease.id)
             if isinstance(row.state, t.Leased):
                 self._leases[row.state.lease.id] = job, row
             if count:
@@ -378,6 +383,10 @@ class Coordinator:
         if (wall_s := job.info.wall_s.get(str(row.i))) is not None:
             ext["wall_ms"] = str(round(wall_s * 1000))
         member.known.update(data.roots(row.task))
+        if member.account:
+            self.lending.lend(
+                member.node, id, [*data.roots(row.task), *([row.save.cid] if row.save is not None else [])]
+            )
         member.deal(
             Deal(
                 id=id,
@@ -416,8 +425,13 @@ class Coordinator:
         self._place_due = True
         self._wake.set()
 
-    def leave(self, node: str) -> None:
-        self.members.pop(node, None)
+    def leave(self, node: str, reason: str) -> None:
+        """The node is none of the pool any more: what it has goes to others at once."""
+        member = self.members.pop(node, None)
+        for id, (job, row) in list(self._leases.items()):
+            if isinstance(row.state, t.Leased) and row.state.lease.node == node:
+                why = f"{member.name if member is not None else node} {reason}"
+                self._apply(job, row, t.OfLease(id, l.GivenBack(self.clock.now(), why, False)))
 
     def hushed(self, member: Member) -> None:
         for id, (job, row) in list(self._leases.items()):
@@ -425,6 +439,21 @@ class Coordinator:
                 self._apply(job, row, t.OfLease(id, l.Hushed(self.clock.now())))
 
     def heard(self, member: Member, event: dict[str, Any]) -> None:
+        if not member.account:
+            return self._heard(member, event)
+        try:
+            if (counts := friendly.its_own(member.node, event, self._holder)) is not None:
+                self._heard(member, counts)
+            else:
+                member.tell(f"drop {event['lease']}")
+        except friendly.NONSENSE as error:
+            raise Gone(f"what {member.name} says makes no sense: {event['event']!r} ({type(error).__name__})") from None
+
+    def _holder(self, lease: str) -> str | None:
+        found = self._leases.get(lease)
+        return found[1].state.lease.node if found is not None and isinstance(found[1].state, t.Leased) else None
+
+    def _heard(self, member: Member, event: dict[str, Any]) -> None:
         now = self.clock.now()
         for id, (job, row) in list(self._leases.items()):
             if isinstance(row.state, t.Leased) and row.state.lease.node == member.node:
@@ -543,7 +572,9 @@ class Coordinator:
             receipt, complete = await self._taking.result(event, result, lambda text: job.say(row, text))
             for cid in data.results(result) if not complete else ():
                 await data.bring(self.store, cid, self.fetch, (member.node,), self.clock)
-        except BadRecord as error:
+        except (BadRecord, *friendly.NONSENSE) as error:
+            if not (member.account or isinstance(error, BadRecord)):
+                raise  # of my own machines it is a mistake in IPOS
             self._of_lease(id, l.GivenBack(self.clock.now(), f"its result is none: {error}", True))
             return
         except OSError as error:
@@ -552,7 +583,8 @@ class Coordinator:
             return
         finally:
             self._fetching.discard(id)
-        self._resulted(member, job, row, event, result, receipt)
+        if self.members.get(member.node) is member:  # not removed meanwhile
+            self._resulted(member, job, row, event, result, receipt)
 
     def _of_id(self, id: str) -> tuple[Job, Row] | None:
         """The task of a lease that was given up: first result wins."""
@@ -568,13 +600,22 @@ class Coordinator:
         """All of it is in the store."""
         id: str = said["lease"]
         cid, body = data.record_block(result)
+        if member.account and (
+            objection := friendly.unbelieved(self.level(member.account), member.node, result, receipt)
+        ):
+            self._of_lease(id, l.GivenBack(self.clock.now(), objection, True))
+            member.tell(f"release {id}")
+            return
         self._pinning.result(job.id, cid, result, receipt)
         own = result.ext.get("verified", verified.RECEIPT)  # the word of a machine of this account
-        level = verified.NONE if receipt is None else own
+        level = verified.NONE if receipt is None else own if not member.account else verified.RECEIPT
         wall = result.wall_ms / 1000
         if result.ok:
             signed = self.store.get(receipt) if receipt is not None else None
-            self.journal.answer(result.task, Answer(body, signed, self.receipts.account, level))
+            whose = (
+                self.receipts.account if self.level(member.account) == "full" or not member.account else member.account
+            )
+            self.journal.answer(result.task, Answer(body, signed, whose, level))
             beat = member.beat
             alone = wall * beat.speed * estimate.share(beat.cores, min(member.ours, beat.slots), beat.foreign)
             self.journal.time(row.task.program, job.size(row), alone)

@@ -95,9 +95,10 @@ class Dealing:
         return never is None
 
     def _allowed(self, job: Job) -> frozenset[str] | None:
-        if not job.spec.nodes:
+        """None: every machine of mine, and there are no others. Those of friends only by their name, or where the job says friends."""
+        if not job.spec.nodes and not any(member.account for member in self._members.values()):
             return None
-        return frozenset(node for node, member in self._members.items() if member.name in job.spec.nodes)
+        return frozenset(node for node, member in self._members.items() if _meant(job, member))
 
     def _need(self, job: Job, row: Row, allowed: frozenset[str] | None) -> placement.Need:
         return placement.Need(
@@ -134,6 +135,15 @@ class Dealing:
                 self._apply(job, row, t.OfLease(lease.id, l.Recalled(self._clock.now())))
             if not idle:
                 return
+
+
+def _meant(job: Job, member: Member) -> bool:
+    """`friend:machine` and `friend` name machines of friends, which run programs of the engine only."""
+    if member.account and job.spec.wasm is None:
+        return False
+    if job.spec.nodes:
+        return member.name in job.spec.nodes or (bool(member.account) and member.name.split(":")[0] in job.spec.nodes)
+    return job.spec.friends or not member.account
 
 
 def _faulted(row: Row) -> frozenset[str]:

@@ -7,10 +7,12 @@ by the peer id that their connection proved; none sees or touches another's leas
 from __future__ import annotations
 
 import asyncio
+import base64
 import errno
 import logging
 import os
-from collections.abc import Coroutine
+from collections import Counter
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -21,10 +23,11 @@ from ipos.pool.execute import Executor
 from ipos.pool.held import Held, process_name
 from ipos.pool.image import called
 from ipos.pool.journal import Journal, Offload
+from ipos.pool.lending import Lending
 from ipos.pool.offering import Offering, figures, saved, stopped
 from ipos.pool.pinning import Pinning
 from ipos.pool.receipt import Receipts
-from ipos.pool.records import Deal
+from ipos.pool.records import Deal, Result
 from ipos.pool.running import Running, fault, result_of
 from ipos.store import cid as c
 from ipos.store.blocks import BlockStore
@@ -94,6 +97,10 @@ class Holding:
         self._pinning = pinning
         self._offload = offload
         self._closing = False
+        self._forgotten: Counter[str] = Counter()  # how often a caller was turned away
+        self.lending = Lending(store)
+        self.guest: Callable[[str], tuple[str, int] | None] = _nobody
+        """(account, slots) of the node of a friend, None for my own: what guests may have at once is less than what there is."""
 
     # ---- what the tree calls
 
@@ -117,9 +124,12 @@ class Holding:
         if deal.epoch < highest:
             raise Refused(f"job {deal.job} has a newer coordinator (epoch {highest}, this deal says {deal.epoch})")
         self._epochs[caller.node, deal.job] = deal.epoch
+        turned_away = self._forgotten[caller.node]
         before = [c.parse(deal.ext["receipt"])] if "receipt" in deal.ext else []
         if deal.blocks:  # off the loop: the store may be waiting for the disk
             await self._offload(lambda: data.take(self.store, [*data.roots(deal.task), *before], deal.blocks))
+        if self._forgotten[caller.node] != turned_away:
+            raise Refused("this coordinator may use the node no more", errno.EACCES)
         if key in self.leases:  # it was dealt twice, and the other came first
             return self.name(self.leases[key])
         held = Held(caller.node, deal, self.clock.now())
@@ -158,12 +168,30 @@ class Holding:
         for held in [held for held in self.leases.values() if held.caller == caller.node]:
             self._step(held, h.Heard(now))
 
+    def forget(self, caller: str) -> None:
+        """This coordinator may use the node no more: what it runs here ends, and it is told nothing."""
+        self._forgotten[caller] += 1
+        for held in [held for held in self.leases.values() if held.caller == caller]:
+            self._step(held, h.Dropped())
+        self.lending.forget(caller)
+        if (events := self._events.pop(caller, None)) is not None:
+            events.end()
+
     def name(self, held: Held) -> str:
         return process_name(held.deal.id, held.caller)
 
     @property
     def busy(self) -> int:
         return sum(isinstance(held.state, (h.Busy, h.Paused)) and not held.off for held in self.leases.values())
+
+    def guests_busy(self, account: str) -> int:
+        """How many tasks of a friend run here."""
+        return sum(
+            isinstance(held.state, (h.Busy, h.Paused))
+            and not held.off
+            and (self.guest(held.caller) or ("",))[0] == account
+            for held in self.leases.values()
+        )
 
     # ---- life
 
@@ -203,6 +231,8 @@ class Holding:
         )
         figures = self.load.figures(self.busy)
         figures["foreign"] = figures["foreign"] + self.busy - yours
+        if (guest := self.guest(caller)) is not None:
+            figures["slots"], figures["said"] = min(figures["slots"], guest[1]), True
         return {"event": "beat", **figures}
 
     # ---- machine and driver
@@ -241,6 +271,7 @@ class Holding:
                     self._spawn(self.offering.let_go(held))
                     self._pinning.let_go(result_of(held))
                     del self.leases[held.caller, held.deal.id]
+                    self.lending.end(held.caller, held.deal.id)
                     if held.ready is not None and held.work is None:
                         self._spawn(self._running.unready(held))
                     self._turns()
@@ -267,6 +298,8 @@ class Holding:
         for held in queued:
             if free <= 0:
                 break
+            if (guest := self.guest(held.caller)) is not None and self.guests_busy(guest[0]) >= guest[1]:
+                continue
             self._step(held, h.Turn(now))
             free -= isinstance(held.state, h.Busy)
         for held in queued[: 2 * self.load.slots]:  # the next in line: a slot that gets free finds all laid out
@@ -350,6 +383,8 @@ class Holding:
     # ---- events
 
     def _tell(self, held: Held, event: dict[str, Any]) -> None:
+        if event["event"] in ("save", "stopped", "ended") and self.guest(held.caller) is not None:
+            self.lending.lend(held.caller, held.deal.id, _named(event))
         if (events := self._events.get(held.caller)) is not None:
             events.emit(self._line(event))
 
@@ -388,3 +423,15 @@ class Holding:
             "says": held.says,
             **{key: known[key] for key in ("work", "speed", "save_age_s")},
         }
+
+
+def _nobody(peer: str) -> tuple[str, int] | None:
+    """Of a node without friends."""
+    return None
+
+
+def _named(event: dict[str, Any]) -> list[bytes]:
+    """What its coordinator will fetch."""
+    if event["event"] == "ended":
+        return data.results(decode(Result, base64.b64decode(event["result"])))
+    return [c.parse(event["save"])] if event["save"] is not None else []

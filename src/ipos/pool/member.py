@@ -27,6 +27,7 @@ log = logging.getLogger("ipos.member")
 
 QUIET_S = 2.5 * limits.beat_s  # a node that was not heard for so long is dealt nothing, though its connection stands
 RETRY_S = (0.1, 0.3, 1.0, 3.0)
+FRIENDS_RETRY_S = (0.3, 1.0, 3.0, 10.0, 30.0)  # a friend's machine may be off for long, and nobody waits for it
 
 
 class Listener(Protocol):
@@ -53,6 +54,28 @@ class Beat(NamedTuple):
     declined: str = ""
 
 
+def _event(line: str) -> dict[str, Any]:
+    """`Gone` if it is none: who says such things is not listened to."""
+    try:
+        event = msgspec.json.decode(line)
+    except msgspec.MsgspecError as error:
+        raise Gone(f"what it says is no event: {error}") from None
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):  # pyright: ignore[reportUnknownMemberType]
+        raise Gone("what it says is no event")
+    return event  # pyright: ignore[reportUnknownVariableType]
+
+
+def _beat(event: dict[str, Any]) -> Beat:
+    """Its figures are added up and divided by: they are what they should be, or `Gone`."""
+    said = {key: event[key] for key in Beat._fields if key in event}
+    for key, value in said.items():
+        kind = type(Beat._field_defaults[key])
+        fits = type(value) in (int, float) if kind is float else type(value) is kind
+        if not fits or (kind is int and not 0 <= value < 1 << 60) or (kind is float and not abs(value) < 1e9):
+            raise Gone(f"its beat says {key} {value!r}")
+    return Beat(**said)
+
+
 class Member:
     """`connect` gives a client attached to the node's tree, or raises `Gone`; so does `bulk`, another one, for what may be large."""
 
@@ -67,6 +90,7 @@ class Member:
         bulk: Callable[[], Awaitable[Client]],
         listener: Listener,
         clock: Clock,
+        account: str = "",
     ) -> None:
         self.node = node
         self.name = name
@@ -82,6 +106,9 @@ class Member:
         self.answer_s: float | None = None  # how long the last line to its /proc/ctl took to be answered
         self.last_heard: float | None = None
         self.why_not = "not reached yet"
+        self.account = account  # of a friend's machine; "": my own
+        self.objection: Callable[[], str] = lambda: ""
+        """Why nothing is to be dealt to it now, whatever it offers."""
         self._connect = connect
         self._listener = listener
         self._clock = clock
@@ -127,6 +154,7 @@ class Member:
             platform=beat.platform,
             local=self.local,
             declined=beat.declined,
+            objection=self.objection(),
             mb_per_s=DEFAULT_TRANSFER_MB_S,
             ahead=ahead,
             engine=beat.engine,
@@ -164,7 +192,8 @@ class Member:
                     failures = 0 if self.connected else failures
                     self._end()
             self._retry.clear()
-            delay = RETRY_S[min(failures, len(RETRY_S) - 1)]
+            waits = FRIENDS_RETRY_S if self.account else RETRY_S
+            delay = waits[min(failures, len(waits) - 1)]
             failures += 1
             await self._sleep(delay, self._retry)
 
@@ -186,10 +215,10 @@ class Member:
     async def _read(self, client: Client) -> None:
         async with client.open("/proc/events") as events:
             async for line in events.lines():
-                event: dict[str, Any] = msgspec.json.decode(line)
+                event = _event(line)
                 self.last_heard = self._clock.now()
                 if event["event"] == "beat":
-                    self.beat = Beat(**{k: v for k, v in event.items() if k in Beat._fields})
+                    self.beat = _beat(event)
                 if event["event"] == "here":
                     self.connected = True
                 self._listener.heard(self, event)

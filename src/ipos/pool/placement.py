@@ -20,7 +20,7 @@ class Offer(NamedTuple):
 
     `slots`: processes it runs at once; `said`: its owner set that number; `ours`: leases it holds of this coordinator; `foreign`: slots
     that others' work takes; `speed`: 1.0 is a 2020s core; `have`: CIDs it is known to hold; `silent_s`: None while
-    connected, inf if never heard.
+    connected, inf if never heard; `objection`: why its results would not count.
     """
 
     node: str
@@ -40,6 +40,7 @@ class Offer(NamedTuple):
     mb_per_s: float = DEFAULT_TRANSFER_MB_S
     ahead: int = 0
     engine: str = ""
+    objection: str = ""
 
 
 class Need(NamedTuple):
@@ -95,14 +96,18 @@ def _reached(need: Need, offer: Offer, machines: Machines) -> str | None:
     return f"last seen {offer.silent_s:.0f} s ago" if offer.silent_s < math.inf else "not heard since this node started"
 
 
+def _believed(need: Need, offer: Offer, machines: Machines) -> str | None:
+    return offer.objection or None
+
+
 def _willing(need: Need, offer: Offer, machines: Machines) -> str | None:
     """An owner may keep programs outside the engine away; those in it are confined."""
     return None if need.platform is not None and need.platform.startswith("wasm:") else offer.declined or None
 
 
 def _able(need: Need, offer: Offer, machines: Machines) -> str | None:
-    if need.platform is None or need.platform == offer.platform:
-        return None
+    if need.platform is None or need.platform == offer.platform or offer.silent_s == math.inf:
+        return None  # of who was never heard nobody knows what he can do
     if need.platform.startswith("wasm:"):
         if need.platform == offer.engine:
             return None
@@ -139,6 +144,7 @@ def _once(need: Need, offer: Offer, machines: Machines) -> str | None:
 RULES: tuple[tuple[str, Rule], ...] = (
     ("named", _named),
     ("reached", _reached),
+    ("believed", _believed),
     ("willing", _willing),
     ("able", _able),
     ("unhurt", _unhurt),

@@ -108,6 +108,8 @@ class Receipts:
         self._mine = mine
         self._store = store
         self._list: tuple[MachineList, bytes] | None = None
+        self.whose: Callable[[str], str] = lambda node: ""
+        """The account of a friend's node, "" of my own: whose receipts its receipts must be."""
 
     @property
     def account(self) -> str:
@@ -165,6 +167,7 @@ class Receipts:
             raise Refused(f"the receipt is of node {receipt.node}, the work of {node}")
         lst = decode(MachineList, machines)
         check(receipt, lst)
-        if lst.account != self.account:
-            raise Refused(f"the receipt is of account {lst.account}, not of this one")
+        whose = self.whose(node)
+        if lst.account != (whose or self.account):
+            raise Refused(f"the receipt is of account {lst.account}, not of {whose or 'this one'}")
         return [(c.of_dag_cbor(body), body), (receipt.machines, machines)]

@@ -48,7 +48,7 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"
     every `{}` becomes the name of the input file, which then lies in the task's directory; without a `{}` the input is the standard
     input. `out`: the directory that gets each task's standard output under the name of its input; without inputs, the files that the
     program made. `root`: a directory that becomes the program's files (engine only); `ns`: the text of a namespace that does
-    (`pool.rootfs`). `verified`: what a result from the store must have been through at least (`pool.verified`). `hold`: no task begins before `start` is written to a ctl file; `open_stdin`: the standard
+    (`pool.rootfs`). `friends`: machines of friends may have tasks too, without being named. `verified`: what a result from the store must have been through at least (`pool.verified`). `hold`: no task begins before `start` is written to a ctl file; `open_stdin`: the standard
     input is what is written to /job/<n>/0/stdin, and the task is held until that is closed. Seconds and bytes; 0 = no limit.
     """
 
@@ -60,6 +60,7 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"
     root: str | None = None
     ns: str | None = None
     nodes: tuple[str, ...] = ()
+    friends: bool = False
     with_: tuple[str, ...] = ()
     output_bytes: int = limits.output_bytes
     memory_bytes: int = 0
@@ -99,6 +100,10 @@ def parse(data: bytes) -> JobSpec:
             f"a save every {spec.save_every_s:g} s is too often, the least is {limits.save_every_least_s:g} s"
         )
     rank(spec.verified)
+    if spec.wasm is None and (spec.friends or any(":" in name for name in spec.nodes)):
+        raise Refused("friends' machines run programs of the engine only: --wasm")
+    if (spec.friends or any(":" in name for name in spec.nodes)) and spec.verified.startswith("quorum"):
+        raise Refused("replicas are not spread over friends' machines in this version: leave --verify away")
     if spec.root is not None and (spec.wasm is None or spec.over is not None):
         raise Refused("a root directory is for one run in the engine (ipos run --wasm --root DIR)")
     if spec.open_stdin and (spec.over is not None or spec.stdin is not None or spec.resume is not None):

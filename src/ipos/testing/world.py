@@ -24,9 +24,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from ipos.identity import keys, machines
+from ipos.identity import accounts, keys, machines
 from ipos.identity.agent import Agent
 from ipos.identity.machines import Machine, MachineList
+from ipos.identity.secret import Secret
 from ipos.identity.typed import RunKey
 from ipos.node.daemon import Node
 from ipos.node.home import BARE
@@ -259,6 +260,7 @@ class Site:
         )  # fmt: skip
         self.node.wires = self.world.wires
         self.node.start()
+        self.node.spawn(self.node.agent.load(mine.account))
 
     async def kill(self, silent: bool) -> None:
         """kill -9 (or a pulled plug): nothing is written any more, nothing is said."""
@@ -313,6 +315,14 @@ class World:
         for site in self.sites.values():
             await site.kill(silent=False)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    async def give_key(self, name: str) -> None:
+        """The account's key, without a passphrase, into the home of a machine."""
+        site = self.sites[name]
+        secret = Secret(bytes.fromhex((self.directory / "account").read_text()))
+        address = accounts.keep(site.home / "keys", secret, accounts.NO_PASSPHRASE)
+        if site.node is not None:
+            await site.node.agent.load(address)
 
     # ---- work
 

@@ -63,10 +63,19 @@ block_bytes = 2 * MiB
 inline_bytes = 32 * KiB  # a block up to this size travels inside the message that names it
 
 # joining
-join_message_bytes = 16 * KiB
+join_message_bytes = 128 * KiB  # a list of 256 machines has some 50 KiB
+introduced_machines = 32  # whose addresses an introduction has
+introduced_addresses = 8  # of each
+friends = 256
+granted_cores = 1024
+guest_leases_per_slot = 4  # what a friend may have waiting here, for each slot that he was granted
 join_timeout_s = 60.0
 invite_s = 600.0
 nearby_s = 3.0  # how long a spoken code waits for mDNS to find who knows it
+invites_open = 32  # at once; more are refused
+join_failures = 5  # of one peer within `join_failures_s`; then it is not listened to until they are over
+join_failures_s = 60.0
+contacts_at_once = 32  # conversations of /ipos/list/1 that others began
 machines_per_account = 256
 machine_name_bytes = 32
 

@@ -23,7 +23,7 @@ demo: setup  ## three nodes on this machine: a real batch, a kill -9, a restart
 	@$(RUN)/python examples/demo.py
 
 test: setup  ## all tests but the slow ones
-	@$(RUN)/pytest -m "not slow" -n 2
+	@$(RUN)/pytest -m "not slow" -n 2 --dist worksteal
 
 check: setup  ## format, lint, types, layers, drawings, links, vectors
 	@$(RUN)/ruff format --check --quiet .

@@ -19,10 +19,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from ipos.identity import keys
+from ipos.identity import friends, keys
 from ipos.identity.machines import MachineList, check
 from ipos.identity.secret import Secret
-from ipos.net import codes, join
+from ipos.net import codes, join, lists
 from ipos.pool import commitment, marks, receipt, verdict
 from ipos.pool import records as _pool
 from ipos.pool import saves as _saves
@@ -46,7 +46,7 @@ FOLDER = Path(__file__).parents[1] / "vectors"
 NINEP, RECORDS, JOIN, UNIXFS, RECEIPTS = (
     json.loads((FOLDER / f"{name}.json").read_text()) for name in ("ninep", "records", "join", "unixfs", "receipts")
 )
-KINDS = {kind.__name__: kind for module in (_pool, _saves, _environment, commitment, verdict, join, sys.modules[MachineList.__module__])
+KINDS = {kind.__name__: kind for module in (_pool, _saves, _environment, commitment, verdict, join, lists, friends, sys.modules[MachineList.__module__])
          for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record}  # fmt: skip
 
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import msgspec
 
-from ipos.identity import keys, machines
+from ipos.identity import friends, keys, machines
 from ipos.identity.machines import Machine
 from ipos.identity.secret import Secret
 from ipos.identity.typed import RunKey, digest_typed
-from ipos.net import codes, join
+from ipos.net import codes, join, lists
 from ipos.pool import marks, receipt
 from ipos.pool.commitment import Claim, Ending, Use
 from ipos.pool.native.environment import Environment
@@ -218,7 +218,20 @@ def examples() -> list[Record]:
         join.Hello(number=7, spake="41"), join.Answer(spake="42", proof="00" * 32),
         join.Request(proof="", machine=attic, account=lst.account, others=0),
         join.Welcome(proof="00" * 32, machines=lst), join.Sorry(sorry="the owner of the other machine said no"),
+        lists.Shown(machines=lst), lists.Shown(machines=lst, merging=True), *befriended(lst),
     ]  # fmt: skip
+
+
+def befriended(lst: machines.MachineList) -> list[Record]:
+    """What one account shows and grants another."""
+    key, desk = keys.Key(Secret(KEY)), lst.machines[0].peer
+    introduction = friends.introduce(key, lst, {desk: ("/ip4/192.0.2.7/tcp/4001",)}, "12D3KooWbob")
+    return [
+        introduction,
+        join.Meet(proof="00" * 32, introduction=introduction),
+        friends.grant(key, desk, "0x" + "55" * 20, 2, 1_900_000_000, 1),
+        friends.grant(key, desk, "0x" + "55" * 20, 1, 0, 2),
+    ]
 
 
 def agreed() -> list[Record]:

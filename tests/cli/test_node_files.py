@@ -222,13 +222,12 @@ def test_the_account_signs_for_granted_purposes_while_it_is_unlocked(desk: Machi
         lst = msgspec.json.decode(await client.read("/pool/list"), type=MachineList)
         bare = msgspec.structs.replace(lst, version=lst.version + 1, signature="")
         question = b"machine-list\n" + encode(bare)
-        assert json.loads(await client.read("/keys/purposes")) == {"purpose": "machine-list", "record": "MachineList"}
+        purposes = [json.loads(line) for line in (await client.read("/keys/purposes")).splitlines()]
+        assert {"purpose": "machine-list", "record": "MachineList"} in purposes
         signature = await signed(client, "/keys/sign", question)
         lists.check(msgspec.structs.replace(bare, signature=signature.hex()))
         assert "version 2: desk" in (await client.read("/log")).decode(), "what is signed is written down"
-        assert "does not sign for 'will'; it is granted machine-list" in await unsigned(
-            client, "/keys/sign", b"will\nall to me"
-        )
+        assert "does not sign for 'will'; it is granted " in await unsigned(client, "/keys/sign", b"will\nall to me")
         assert "not a valid record" in await unsigned(client, "/keys/sign", b"machine-list\n\xff")
         foreign = msgspec.structs.replace(bare, account="0x" + "11" * 20)
         assert "machine lists of" in await unsigned(client, "/keys/sign", b"machine-list\n" + encode(foreign))

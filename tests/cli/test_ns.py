@@ -46,8 +46,9 @@ def grown(home: Path) -> None:
 
 
 def test_ns_of_a_home(machines: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch) -> None:
-    desk = machines("desk", up=False)
+    desk = machines("desk")
     grown(desk.home)
+    desk.ok("down")
     assert desk.ok("ns", "bind", "-a", "/home/b", "/home/a") == "", "without a node that is up, too"
     assert (desk.home / "ns").read_text() == "bind -a /home/b /home/a\n"
     desk.ok("up", "--listen", "local")
@@ -91,8 +92,9 @@ async def private(one: Client, other: Client, bare: Client) -> None:
 
 
 def test_a_damaged_namespace_is_named_and_the_node_starts(machines: Callable[..., Machine]) -> None:
-    desk = machines("desk", up=False)
+    desk = machines("desk")
     grown(desk.home)
+    desk.ok("down")
     (desk.home / "ns").write_text("bind /home/b /home/a\nbind /home/b\n")
     desk.ok("up", "--listen", "local")
     assert desk.ok("ls", "/home/a").split() == ["in-a"], "the empty table"

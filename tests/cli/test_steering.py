@@ -158,7 +158,7 @@ def test_an_engine_task_is_paused_saved_and_handed_over(
     assert "the work of task 1.0 is fixed since it began" in tree.refused("limit work 1T", f"{task}/ctl")
     assert "not an absolute path" in tree.refused("handover here.car", f"{task}/ctl")
     tree.echo(f"handover {tmp_path}/a task.car", f"{task}/ctl")
-    assert tree.status(task)["state"] == "cancelled"
+    assert tree.status(task)["state"] == "handed-over"
     assert tree.cat(f"{task}/wait") == "1.0 0 0 0 'cancelled'\n"
     other = machines("other")
     answer = other.json("resume", str(tmp_path / "a task.car"), "--detach")

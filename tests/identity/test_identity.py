@@ -53,7 +53,7 @@ def test_lists(tmp_path: Path) -> None:
     assert [m.name for m in other.machines] == ["desk", "desk-2"]
     assert machines.newer(one, two) == two
     assert machines.newer(two, one) is None
-    with pytest.raises(Refused, match="the account's key was used twice"):
+    with pytest.raises(Refused, match="the account's key was used on two machines at once"):
         machines.newer(two, other)
     with pytest.raises(Refused, match="belongs to"):
         machines.newer(one, machines.sign(thief, 9, (machine("desk"),)))

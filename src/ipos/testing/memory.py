@@ -1,6 +1,6 @@
 """The network of one simulated machine, over `ipos.testing.wires`: `NetEngine` in memory and under virtual time.
 
-`tests/net/conformance.py` holds it to the same promises as the real network process.
+`tests/net/net_conformance.py` holds it to the same promises as the real network process.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from conformance import STORIES, Net, Story
+from net_conformance import STORIES, Net, Story
 from netds import netds
 
 from ipos.net.engine import Message, PeerSeen

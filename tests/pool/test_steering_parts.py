@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ipos.pool.handin import Whole
@@ -25,6 +25,7 @@ from ipos.wire.errors import Refused
 STEP = st.tuples(st.sampled_from(("pause", "resume", "limit 5", "limit 0", "limit 20")), st.floats(0.01, 4))
 
 
+@example([("resume", 3.3333333333333335), ("pause", 0.1), ("resume", 6.666666666666664), ("limit 20", 3.9)])
 @given(st.lists(STEP, max_size=12))
 def test_a_limit_of_time_counts_what_ran_and_nothing_else(story: list[tuple[str, float]]) -> None:
     async def play() -> None:
@@ -54,6 +55,17 @@ def test_a_limit_of_time_counts_what_ran_and_nothing_else(story: list[tuple[str,
         assert over.result() in (False, True)
 
     run(play())
+
+
+def test_less_time_than_the_clock_can_count_is_none() -> None:
+    """It was waited for without an end: 24.3 + 1e-16 is 24.3."""
+
+    async def play() -> bool:
+        await asyncio.sleep(24.347957171526886)
+        wall = WallTime(WorldClock(0.0), 1e-16)
+        return await wall.over(asyncio.get_running_loop().create_future())
+
+    assert run(play())
 
 
 @given(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from ipos.wire.clock import Clock
+
+LEAST_S: Final = (
+    0.001  # less is nothing: a clock's float may be too coarse to move by it, and waiting for it would never end
+)
 
 
 class WallTime:
@@ -46,7 +50,7 @@ class WallTime:
             waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._changed.wait())]
             if self.limit_s and self._since is not None:
                 left = self.limit_s - self.used_s
-                if left <= 0:
+                if left < LEAST_S:
                     waits[0].cancel()
                     return True
                 waits.append(asyncio.ensure_future(self._clock.sleep(left)))

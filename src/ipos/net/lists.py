@@ -26,6 +26,13 @@ class Shown(Record, frozen=True, kw_only=True):
 
 def read(body: bytes, peer: str) -> Shown:
     """What the node `peer` shows, if it stands on it; `Refused` says why it counts for nothing, or what the other side says instead."""
+    shown = _shown(body)
+    if not lists.on(shown.machines, peer):
+        raise Refused(f"the list that it shows (version {shown.machines.version}) does not name it")
+    return shown
+
+
+def _shown(body: bytes) -> Shown:
     try:
         shown = decode(Shown, body)
     except BadRecord:
@@ -35,22 +42,12 @@ def read(body: bytes, peer: str) -> Shown:
             raise Refused("what it sent is no message of /ipos/list/1") from None
         raise Refused(sorry.sorry) from None
     lists.check(shown.machines)
-    if not lists.on(shown.machines, peer):
-        raise Refused(f"the list that it shows (version {shown.machines.version}) does not name it")
     return shown
 
 
 def told(body: bytes, account: str) -> MachineList:
     """The answer of a machine of `account`: it need not stand on the list itself, since the account has signed it."""
-    try:
-        shown = decode(Shown, body)
-    except BadRecord:
-        try:
-            sorry = decode(Sorry, body)
-        except BadRecord:
-            raise Refused("its answer is no message of /ipos/list/1") from None
-        raise Refused(sorry.sorry) from None
-    lists.check(shown.machines)
+    shown = _shown(body)
     if shown.machines.account != account:
         raise Refused(f"it answered with a list of account {shown.machines.account}")
     return shown.machines

@@ -22,10 +22,8 @@ MODE, UID, GID, SIZE, ATIME, MTIME, ATIME_SET, MTIME_SET = 1, 2, 4, 8, 16, 32, 1
 REMOVE_DIRECTORY = 0x200
 NOW = -1  # a time in a Change: the server's own
 _ENTRY_KINDS = {DIRECTORY: stat.S_IFDIR >> 12, SYMLINK: stat.S_IFLNK >> 12}
-_NO_SUCH = (
-    errno.ENOENT,
-    errno.ENOTDIR,
-)  # what a walk that falls short means; our own clients are told of everything else
+# What a walk that falls short means; our own clients are told of everything else.
+_NO_SUCH = (errno.ENOENT, errno.ENOTDIR)
 _NAME_MOST = 4 * limits.name_bytes  # bytes of an entry's name, whatever a file server calls it
 
 

@@ -11,7 +11,7 @@ import pytest
 from crash import killed_at
 
 from ipos.identity import accounts, keys, keystore
-from ipos.identity.private import read_private, write_private
+from ipos.identity.private import read_private, remove_private, write_private
 from ipos.identity.secret import Secret
 from ipos.wire.errors import Refused
 
@@ -181,3 +181,14 @@ def test_accounts_of_a_home_without_a_list(tmp_path: Path) -> None:
     accounts.keep(tmp_path, keys.fresh(), accounts.NO_PASSPHRASE)
     with pytest.raises(Refused, match="keys of 2 accounts are here"):
         accounts.only_or_fresh(tmp_path)
+
+
+def test_what_is_removed_is_gone_and_a_refusal_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "grants" / "1.json"
+    remove_private(path)
+    write_private(path, b"x")
+    remove_private(path)
+    assert not path.exists()
+    path.mkdir()
+    with pytest.raises(Refused, match="cannot be removed: Is a directory"):
+        remove_private(path)

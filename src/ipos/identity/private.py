@@ -34,6 +34,17 @@ def write_private(path: Path, body: bytes) -> None:
         raise Refused(f"{path} cannot be written: {why}; what it held is unchanged", error.errno or errno.EIO) from None
 
 
+def remove_private(path: Path) -> None:
+    """The file is gone, also after a power cut; one that is not there is nothing. `Refused` if it cannot be removed."""
+    try:
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            sync_directory(path.parent)
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise Refused(f"{path} cannot be removed: {why}", error.errno or errno.EIO) from None
+
+
 def read_private(path: Path, most: int) -> bytes | None:
     """What the file holds, None if there is none. `Refused` if others may read it or it is longer than `most` bytes."""
     try:

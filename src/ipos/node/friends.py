@@ -18,7 +18,7 @@ from ipos.identity import machines as lists
 from ipos.identity.agent import GRANT, INTRODUCTION
 from ipos.identity.friends import Grant, Introduction
 from ipos.identity.machines import MachineList, tidy, valid_name
-from ipos.identity.private import read_private, write_private
+from ipos.identity.private import read_private, remove_private, write_private
 from ipos.node.machines import NINEP, list_of
 from ipos.tree.ninep.client import Client
 from ipos.wire import limits
@@ -182,7 +182,7 @@ class Friends:
         if self.trust.pop(friend.account, None) is not None:
             await self._write(self._home / "trust.json", self.trust)
         path = self._home / "friends" / f"{friend.account}.json"
-        await self._node.offload(lambda: path.unlink(missing_ok=True))
+        await self._node.offload(lambda: remove_private(path))
         self.all.pop(friend.account, None)
         self._node.match_members()
         for machine in friend.machines.machines:
@@ -268,15 +268,16 @@ class Friends:
 
     async def revoke(self, id: str) -> None:
         """From the next operation on; what runs by it ends now."""
-        given = self.grants.get(id)
+        given = self.grants.pop(
+            id, None
+        )  # first: nothing runs by it while the disk is waited for, and it is revoked once
         if given is None:
             raise Refused(f"there is no grant {id!r}: ipos friends shows them")
-        path = self._home / "grants" / f"{id}.json"
-        await self._node.offload(lambda: path.unlink(missing_ok=True))
-        del self.grants[id]
-        log.info("grant %s to %s is revoked", id, given.to)
         if (friend := self.all.get(given.to)) is not None:
             self._again(friend)
+        path = self._home / "grants" / f"{id}.json"
+        await self._node.offload(lambda: remove_private(path))
+        log.info("grant %s to %s is revoked", id, given.to)
 
     def _again(self, friend: Friend) -> None:
         """What he may do has changed: his sessions end, and find what there is when they come again."""
@@ -291,7 +292,12 @@ class Friends:
             for given in list(self.grants.values()):
                 if given.expires and now >= given.expires:
                     log.info("grant %s to %s has expired", given.id, given.to)
-                    await self.revoke(given.id)
+                    try:
+                        await self.revoke(given.id)
+                    except (
+                        Refused
+                    ) as refused:  # revoked meanwhile, or the disk does not take it: it has expired all the same
+                        log.warning("grant %s: %s", given.id, refused)
 
     # ---- whom I believe
 
